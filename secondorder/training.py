@@ -155,7 +155,7 @@ def checked_loss(value):
 
 def stop(losses, step, reason):
     """End a run that broke down: warn and return the history so far."""
-    before = f"the last finite loss was {losses[-1]:.6g}" if losses else "no finite loss before"
+    before = f"last finite loss {losses[-1]:.6g}" if losses else "no finite loss before"
     message = f"{reason} at step {step} ({before})"
     warnings.warn(
         f"fit stopped early: {message}; the parameters are those of this step. "

@@ -1,0 +1,99 @@
+"""Cost: memory against depth, and error against work, on logarithmic axes.
+
+A straight line of slope p means error ∝ work⁻ᵖ (or memory ∝ depth); reversibility is
+the flat line.
+"""
+
+import numpy as np
+
+from .style import array, axes, look
+
+
+def memory(depth, saved, ax=None):
+    """Draw the bytes kept for the backward pass against depth, one curve per route.
+
+    Parameters
+    ----------
+    depth : sequence of int
+        Number of layers or steps.
+    saved : dict of str to sequence of float
+        For each gradient route, the bytes at each depth.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If a route does not have one number per depth.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> saved = {"backprop": [1e4, 1e5], "reversible": [1e3, 1.2e3]}
+    >>> so.plot.memory([10, 100], saved).get_ylabel()
+    'kept for the backward pass [MiB]'
+    """
+    depth = array(depth)
+    ax = axes(ax)
+    for index, (name, values) in enumerate(saved.items()):
+        values = array(values)
+        if values.shape != depth.shape:
+            raise ValueError(
+                f"`saved[{name!r}]` must have one number per depth, shape "
+                f"{depth.shape}, got {values.shape}"
+            )
+        ax.loglog(depth, values / 2**20, label=name, **look(index))
+    ax.set(xlabel="depth [layers]", ylabel="kept for the backward pass [MiB]")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def work_precision(results, ax=None, *, slopes=True):
+    """Draw error against field evaluations, one curve per method.
+
+    Parameters
+    ----------
+    results : dict of str to (sequence, sequence)
+        For each method its numbers of evaluations and its errors.
+    ax : matplotlib Axes, optional
+    slopes : bool, default True
+        Write into the legend the order read off the last two points.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If a method has not as many errors as evaluations.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> ax = so.plot.work_precision({"verlet": ([10, 20, 40], [1e-2, 2.5e-3, 6e-4])})
+    >>> ax.get_legend().get_texts()[0].get_text()
+    'verlet (slope −2.1)'
+    """
+    ax = axes(ax)
+    for index, (name, (evaluations, errors)) in enumerate(results.items()):
+        evaluations, errors = array(evaluations), array(errors)
+        if evaluations.shape != errors.shape or evaluations.ndim != 1:
+            raise ValueError(
+                f"`results[{name!r}]` must be evaluations and errors of the same "
+                f"length, got shapes {evaluations.shape} and {errors.shape}"
+            )
+        label = name
+        if slopes and len(errors) > 1:
+            rise, run = np.diff(np.log((errors[-2:], evaluations[-2:]))).ravel()
+            slope = rise / run
+            label = f"{name} (slope {slope:.1f})".replace("-", "−")
+        ax.loglog(evaluations, errors, label=label, **look(index))
+    ax.set(xlabel="field evaluations", ylabel="error at the final time")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize="small")
+    return ax
