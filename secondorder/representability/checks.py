@@ -1,0 +1,136 @@
+"""What enters and what leaves: arrays or tensors in, the same kind out, float64 inside.
+
+Every public function of the theory passes its input through this door once and trusts
+it afterwards.  Errors name the argument, the value received, and what to do.
+"""
+
+import math
+import operator
+
+import numpy as np
+import torch
+
+
+def positive(value, name):
+    """Return ``value`` as a float, if it is positive and finite."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(
+            f"`{name}` must be one positive finite number; got {value!r}. "
+            "The undamped and the first-order limit are other propagators: use "
+            "FirstOrder() for ε = 0."
+        )
+    return number
+
+
+def layer_count(value):
+    """Return ``value`` as an int, if it counts at least one layer."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(
+            f"`layers` must be an integer >= 1; got {value!r}. "
+            "Count the residual blocks of the network."
+        )
+    return number
+
+
+def momentum(value):
+    """Return ``value`` as a float, if it is a momentum 0 <= γ < 1."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < 1:
+        raise ValueError(
+            f"`gamma` must lie in [0, 1); got {value!r}. gamma = 0 is a residual "
+            "network; gamma -> 1 is the undamped limit and is not reached."
+        )
+    return number
+
+
+def square_matrix(D, name="D"):
+    """Return ``D`` as a float64 array (d, d), if it is real, square and finite."""
+    array = D.detach().cpu().numpy() if torch.is_tensor(D) else np.asarray(D)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
+        raise ValueError(
+            f"`{name}` must be a square matrix (d, d) with d >= 1; got shape "
+            f"{array.shape}. For d = 1 write [[value]]."
+        )
+    if np.iscomplexobj(array):
+        raise ValueError(
+            f"`{name}` must be real; got dtype {array.dtype}. The theory asks which "
+            f"real maps a real θ reaches: pass `{name}.real` if the imaginary part is "
+            "rounding."
+        )
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"`{name}` must hold real numbers; got dtype {array.dtype}. "
+            "Convert it to float64 first."
+        )
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(
+            f"`{name}` must be finite; got {array[row, column]} at entry "
+            f"({row}, {column}). Remove NaN and infinite entries."
+        )
+    return array
+
+
+def like(array, original):
+    """Return the float64 ``array`` as a tensor if ``original`` is one."""
+    if torch.is_tensor(original):
+        return torch.from_numpy(np.ascontiguousarray(array)).to(original.device)
+    return array
+
+
+def evaluate(theta, scalar, matrix, elementwise):
+    """Apply ``scalar`` to numbers or ``matrix`` to square matrices, in float64.
+
+    Parameters
+    ----------
+    theta : number, array_like or Tensor
+        Numbers of shape () or (n,), or matrices (..., d, d).
+    scalar, matrix : callable
+        Tensor -> Tensor, float64 or complex128.
+    elementwise : bool
+        Treat every entry of ``theta`` as a number, whatever its shape.
+
+    Raises
+    ------
+    ValueError
+        If ``theta`` has two axes or more and is not square in the last two.
+    """
+    tensor = theta if torch.is_tensor(theta) else torch.as_tensor(np.asarray(theta))
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    function = scalar
+    if tensor.ndim >= 2 and not elementwise:
+        function = matrix
+        _check_matrices(tensor)
+    result = function(tensor.to(wide))
+    if torch.is_tensor(theta):
+        exact = tensor.is_floating_point() or tensor.is_complex()
+        return result.to(theta.dtype) if exact else result
+    result = result.numpy()
+    return result.item() if result.ndim == 0 else result
+
+
+def _check_matrices(theta):
+    """Raise unless ``theta`` holds finite square matrices in its last two axes."""
+    if theta.shape[-1] != theta.shape[-2] or theta.numel() == 0:
+        raise ValueError(
+            f"`theta` of shape {tuple(theta.shape)} is neither numbers (0 or 1 axis) "
+            "nor square matrices (..., d, d). Pass elementwise=True to treat every "
+            "entry as a number."
+        )
+    if not torch.isfinite(theta).all():
+        raise ValueError(
+            "`theta` must be finite; got NaN or infinity. In training, lower the "
+            "learning rate or start nearer to zero."
+        )
