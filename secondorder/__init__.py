@@ -27,3 +27,35 @@ from .system import (
 from .training import fit
 
 __version__ = "0.1.0"
+
+__all__ = [
+    # dynamics
+    "Acceleration",
+    "Autonomous",
+    "Newton",
+    "Potential",
+    "SecondOrder",
+    "epsilon_from_gamma",
+    "gamma_from_epsilon",
+    # methods
+    "METHODS",
+    "SOLVERS",
+    "Splitting",
+    # gradients
+    "GRADIENTS",
+    "backprop",
+    "checkpoint",
+    "reversible",
+    # the verb and what it returns
+    "Solution",
+    "Stats",
+    "odeint",
+    # networks
+    "MomentumNet",
+    "SecondOrderODE",
+    "State",
+    # around them
+    "data",
+    "fit",
+    "plot",
+]

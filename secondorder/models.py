@@ -276,7 +276,8 @@ class MomentumNet(nn.Module):
         if not isinstance(gamma, Tensor):
             gamma = float(gamma)
         check_gamma(gamma)
-        if self.gradient_name == "reversible" and bool((torch.as_tensor(gamma) == 0).any()):
+        residual = bool((torch.as_tensor(gamma) == 0).any())
+        if residual and self.gradient_name == "reversible":
             raise ValueError(
                 "`gamma` is 0, which erases the velocity at every layer and cannot be "
                 'reversed; use gradient="checkpoint" or "backprop", or a positive gamma'

@@ -178,7 +178,8 @@ def find(value, table, argument, kind, more=()):
             return value, table[value]
         if value in more:
             return value, value
-        raise ValueError(f"`{argument}` must be one of {[*table, *more]}, got {value!r}")
+        names = [*table, *more]
+        raise ValueError(f"`{argument}` must be one of {names}, got {value!r}")
     fits = callable(value) if kind is None else isinstance(value, kind)
     if not fits:
         raise TypeError(

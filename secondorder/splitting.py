@@ -287,7 +287,8 @@ def compile_plan(method, system, t, counts, like, gamma=None):
     last = len(letters) - 1
     # Within an interval the closing flow of a step and the opening flow of the next
     # are one flow; flows of exact parts add up, the Euler rule's relaxations do not.
-    joined = letters[0] == letters[last] and (letters[0] != "R" or method.rule != "euler")
+    exact = letters[0] != "R" or method.rule == "exponential"
+    joined = letters[0] == letters[last] and exact
     if joined:
         letters = [*letters, letters[0]]
         fractions = [*fractions, fractions[0] + fractions[last]]

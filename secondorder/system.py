@@ -315,7 +315,7 @@ class Core(NamedTuple):
 
 
 def gamma_from_epsilon(epsilon, step, rule="euler"):
-    """Momentum γ of one step: γ = 1 − h/ε (``"euler"``) or e^{−h/ε} (``"exponential"``).
+    """Momentum γ of one step, 1 − h/ε (``"euler"``) or e^{−h/ε} (``"exponential"``).
 
     Parameters
     ----------
@@ -398,7 +398,7 @@ def check_gamma(gamma):
 
 
 def positive(value, name, zero=False):
-    """Return ``value`` as float or Tensor if it is finite and > 0 (or ≥ 0), or raise."""
+    """Return ``value`` as float or Tensor if finite and > 0 (or ≥ 0), or raise."""
     if not isinstance(value, Tensor):
         try:
             value = float(value)
@@ -406,8 +406,8 @@ def positive(value, name, zero=False):
             raise TypeError(
                 f"`{name}` must be a float or a tensor, got {type(value).__name__}"
             ) from None
-    number = value.detach() if isinstance(value, Tensor) else torch.tensor(value)
-    if number.is_complex() or (isinstance(value, Tensor) and not number.is_floating_point()):
+    number = torch.as_tensor(value).detach()
+    if not number.is_floating_point():
         raise TypeError(f"`{name}` must be real floating point, got {number.dtype}")
     fine = number >= 0 if zero else number > 0
     if not bool((fine & number.isfinite()).all()):
@@ -450,9 +450,7 @@ def callable_field(field, name="field"):
 
 def is_matrix(value):
     """Whether ``value`` is a square matrix (rather than one number per coordinate)."""
-    return (
-        isinstance(value, Tensor) and value.ndim == 2 and value.shape[0] == value.shape[1]
-    )
+    return isinstance(value, Tensor) and value.ndim == 2 and len(set(value.shape)) == 1
 
 
 def modal_damping(mass, damping):

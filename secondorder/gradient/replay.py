@@ -130,7 +130,7 @@ class Dice:
 
 @contextmanager
 def unobserved():
-    """Keep the caller's saved-tensor hooks away from graphs that are dropped at once."""
+    """Keep the caller's saved-tensor hooks away from graphs that live a moment."""
     if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
         yield
         return

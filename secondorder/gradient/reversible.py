@@ -150,8 +150,7 @@ class Run:
         self.autocast = autocast_state(x.device)
         dice = Dice(x.device)
         rolls, states = dice.states(), []
-        kicks = [s.index for s in self.tape.steps if s.code == KICK and s.origin == s.index]
-        last = set(kicks[len(kicks) - self.keep :]) if self.keep and self.tracked else ()
+        last = set(self.last_forces() if self.tracked else ())
         outputs, value, checked = [], None, set()
         with self.quiet():
             for step in self.tape.steps:
@@ -233,6 +232,12 @@ class Run:
             read = (2.0**-self.tape.grid.fu,)
             x = state.position() + self.rounded[0]
             return x, state.velocity(read) + self.rounded[1]
+
+    def last_forces(self):
+        """The moves of the last ``keep`` forces."""
+        steps = self.tape.steps
+        forces = [s.index for s in steps if s.code == KICK and s.origin == s.index]
+        return forces[max(0, len(forces) - self.keep) :] if self.keep else []
 
     def quiet(self):
         """Context of both passes: own leaves in the modules, no hooks of the caller."""
@@ -372,7 +377,8 @@ class Reversal(torch.autograd.Function):
         states, end = saved[:rolls], saved[rolls:]
         if not run.kept:
             run.stand_in(arguments)
-        adjoint = Adjoint(torch.empty_like(end[0], dtype=ctx.like[0]), len(run.depths), outputs)
+        like = torch.empty_like(end[0], dtype=ctx.like[0])
+        adjoint = Adjoint(like, len(run.depths), outputs)
         try:
             run.rewind(begin, states, end, adjoint)
         finally:
