@@ -8,7 +8,8 @@ and one verb, ``odeint(system, (x0, v0), t, method=…, gradient=…)``.  Networ
 theory of what they represent, data and plots are built on these.
 """
 
-from . import data, plot
+from . import data, forcing, plot
+from .forcing import Forced
 from .gradient import GRADIENTS, backprop, checkpoint, reversible
 from .models import MomentumNet, SecondOrderODE, State
 from .odeint import odeint
@@ -32,6 +33,7 @@ __all__ = [
     # dynamics
     "Acceleration",
     "Autonomous",
+    "Forced",
     "Newton",
     "Potential",
     "SecondOrder",
@@ -57,5 +59,6 @@ __all__ = [
     # around them
     "data",
     "fit",
+    "forcing",
     "plot",
 ]

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .forcing import Driven, check_covered, inward, merge, one_sided
 from .gradient import GRADIENTS, adjoint, backprop
 from .moves import evaluations
 from .solution import Solution, Stats, quintic_hermite
@@ -31,6 +32,8 @@ def odeint(
     rtol=None,
     atol=None,
     args=(),
+    forcing=None,
+    breakpoints=None,
     progress=False,
     check_finite=False,
 ):
@@ -62,6 +65,12 @@ def odeint(
     args : tuple
         Further arguments of the field, ``field(t, x, *args)``; tensors among them
         receive gradients.
+    forcing : callable, optional
+        u(t), or samples of it as ``so.forcing.Cubic(t, u)``: the field is then called
+        as ``field(t, x, u(t), *args)``, or ``field(t, x, v, u(t), *args)``.
+    breakpoints : Tensor or sequence of float, optional
+        Times at which the field jumps or has a kink: steps of the fixed-step methods
+        end there, and keep their order.
     progress : bool, default False
         Show a bar, counted in evaluations (needs the extra ``progress``).
     check_finite : bool, default False
@@ -96,6 +105,9 @@ def odeint(
     x, v = check_state(state)
     t = check_times(t, x)
     args = tuple(args)
+    if forcing is not None:
+        check_covered(forcing, t)
+        system = Driven(system, forcing)
     name, method = find(method, METHODS, "method", Splitting, SOLVERS)
     route, gradient = find(gradient, GRADIENTS, "gradient", None)
     watch = partial(
@@ -104,6 +116,12 @@ def odeint(
     if not isinstance(method, Splitting):
         check_tolerances(rtol, atol)
         check_step_size(step_size)
+        if breakpoints is not None:
+            raise ValueError(
+                f"`breakpoints` are for fixed-step methods, and {name!r} chooses its "
+                "own steps; solve from one breakpoint to the next, or use one of "
+                f"{list(METHODS)}"
+            )
         return solve(
             system, x, v, t, method=method, gradient=route, rtol=rtol, atol=atol,
             step_size=step_size, args=args, watch=watch,
@@ -128,14 +146,23 @@ def odeint(
             else f"{name!r} is for `Acceleration`, whose field takes a velocity; for "
             f'{type(system).__name__} use "verlet" or another method'
         )
-    counts = step_counts(t, step_size)
-    return integrate(system, x, v, t, counts, method, gradient, args, watch)
+    how = {"method": method, "gradient": gradient, "args": args, "watch": watch}
+    if breakpoints is None:
+        return integrate(system, x, v, t, step_counts(t, step_size), **how)
+    grid, keep, broken = merge(t, breakpoints)
+    counts = step_counts(grid, step_size)
+    whole = integrate(system, x, v, grid, counts, broken=broken, **how)
+    return Solution(t, whole.x[keep], whole.v[keep], whole.stats, lambda _, t: whole(t))
 
 
-def integrate(system, x, v, t, counts, method, gradient, args=(), watch=None, **how):
+def integrate(
+    system, x, v, t, counts, method, gradient, args=(), watch=None, broken=None, **how
+):
     """Compile the plan of a checked problem, run it, and wrap what it returns."""
     core, enter, leave = in_modes(system, x)
     plan = compile_plan(method, core, t, counts, x, **how)
+    if broken is not None:
+        plan = one_sided(plan, broken, t)
     cost = evaluations(plan)
     field = core.field if watch is None else watch(core.field, t, counts, cost)
     start = (x, v) if enter is None else (enter(x), enter(v))
@@ -152,8 +179,11 @@ def integrate(system, x, v, t, counts, method, gradient, args=(), watch=None, **
         fractions = torch.linspace(0, 1, counts[i] + 1, dtype=t.dtype, device=t.device)
         fine = t[i] + fractions * (t[i + 1] - t[i])
         again = compile_plan(method, core, fine, [1] * counts[i], x, **how)
-        nodes = [inner[i], *backprop(again, core.field, *inner[i], args)]
         clock = fine.to(x)
+        if broken is not None:
+            ends = [broken[i], *[False] * (counts[i] - 1), broken[i + 1]]
+            again, clock = one_sided(again, ends, fine), inward(clock, ends)
+        nodes = [inner[i], *backprop(again, core.field, *inner[i], args)]
         nodes = [
             (y, w, acceleration(core, clock[k], y, w, args))
             for k, (y, w) in enumerate(nodes)
