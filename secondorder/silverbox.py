@@ -17,28 +17,12 @@ from scipy.optimize import least_squares
 from torch import nn
 
 from .data import SILVERBOX_GIVEN, rmse_mv
+from .forcing import Cubic
 from .odeint import odeint
 from .system import Newton
 from .training import fit
 
 START = 8  # sample at which a simulation starts; derivatives need three on each side
-
-
-class Driven(nn.Module):
-    """A force f(x, u(t)) with the input read at whole and half samples.
-
-    ``u`` has shape ``(half_samples, batch, 1)`` and is set by ``drive``; ``law(x, u)``
-    returns the force.
-    """
-
-    def __init__(self, law):
-        super().__init__()
-        self.law = law
-        self.u = None
-
-    def forward(self, t, x):
-        """Evaluate the law at time ``t`` in samples, a multiple of one half."""
-        return self.law(x, self.u[round(2 * float(t))])
 
 
 class Polynomial(nn.Module):
@@ -48,7 +32,7 @@ class Polynomial(nn.Module):
         super().__init__()
         self.numbers = nn.Parameter(numbers)
 
-    def forward(self, x, u):
+    def forward(self, t, x, u):
         """Return the force, the shape of ``x``."""
         b, offset, k, k2, k3 = self.numbers
         return b * u + offset - x * (k + x * (k2 + x * k3))
@@ -65,7 +49,7 @@ class Network(nn.Module):
         self.k3 = nn.Parameter(torch.zeros((), dtype=torch.float64)) if cubic else None
         nn.init.zeros_(self.out.weight)  # start as the linear oscillator
 
-    def forward(self, x, u):
+    def forward(self, t, x, u):
         """Return the force, the shape of ``x``."""
         both = torch.cat((x, u), -1)
         force = self.linear(both) + self.out(torch.tanh(self.hidden(both)))
@@ -74,9 +58,8 @@ class Network(nn.Module):
 
 def half_samples(u):
     """Insert the cubic interpolant between samples: (n,) to (2n − 1,)."""
-    ends = torch.cat((2 * u[:1] - u[1:2], u, 2 * u[-1:] - u[-2:-1]))
-    middle = (9 * (u[:-1] + u[1:]) - ends[:-3] - ends[3:]) / 16
-    return torch.stack((u, torch.cat((middle, u[-1:])))).T.reshape(-1)[:-1]
+    n = torch.arange(len(u), dtype=u.dtype)
+    return Cubic(n, u)(torch.arange(2 * len(u) - 1, dtype=u.dtype) / 2)
 
 
 def slope(y):
@@ -88,13 +71,13 @@ def slope(y):
     return (45 * one - 9 * two + three) / 60
 
 
-def simulate(system, u, y, gradient="backprop"):
+def simulate(system, u, y):
     """Simulate windows freely from their first samples.
 
     Parameters
     ----------
     system : Newton
-        With a ``Driven`` force.
+        Its field is called ``field(t, x, u)``.
     u : Tensor, shape (2n − 1, batch)
         Input at half samples.
     y : Tensor, shape (m, batch), m >= 12
@@ -105,12 +88,16 @@ def simulate(system, u, y, gradient="backprop"):
     Tensor, shape (n − START, batch)
         The simulated output from sample ``START`` on.
     """
-    n = (len(u) + 1) // 2
     x0 = y[START].unsqueeze(-1)
     v0 = slope(y[START - 3 : START + 4].T)
-    system.field.u = u.unsqueeze(-1)
-    t = torch.arange(START, n, dtype=torch.float64)
-    return odeint(system, (x0, v0), t, step_size=0.5, gradient=gradient).x[..., 0]
+    t = torch.arange(START, (len(u) + 1) // 2, dtype=torch.float64)
+    # The steps visit exactly the half samples: read them off, no need to interpolate.
+    u = u.unsqueeze(-1).unbind()
+
+    def forcing(t):
+        return u[round(2 * t.item())]
+
+    return odeint(system, (x0, v0), t, step_size=0.5, forcing=forcing).x[..., 0]
 
 
 def windows(record, starts, length, scale):
@@ -159,7 +146,7 @@ def white_box(record, length=600, count=64):
 
     def build(numbers):
         numbers = torch.as_tensor(numbers)
-        return Newton(Driven(Polynomial(numbers[1:])), damping=numbers[0])
+        return Newton(Polynomial(numbers[1:]), damping=nn.Parameter(numbers[0]))
 
     def residual(numbers):
         with torch.no_grad():
@@ -209,7 +196,7 @@ def neural(record, train=fit, cubic=False, stages=STAGES, generator=None):
     with torch.no_grad():
         law.linear.weight.copy_(torch.stack((-k, b)).unsqueeze(0))
         law.linear.bias.copy_(offset.unsqueeze(0))
-    system = Newton(Driven(law), damping=nn.Parameter(c.clone()))
+    system = Newton(law, damping=nn.Parameter(c.clone()))
     for stage, (length, steps) in enumerate(stages):
 
         def loss(system, length=length):
