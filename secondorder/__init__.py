@@ -9,6 +9,7 @@ theory of what they represent, data and plots are built on these.
 """
 
 from . import data, forcing, plot
+from .events import odeint_event
 from .forcing import Forced
 from .gradient import GRADIENTS, backprop, checkpoint, reversible
 from .models import MomentumNet, SecondOrderODE, State
@@ -52,6 +53,7 @@ __all__ = [
     "Solution",
     "Stats",
     "odeint",
+    "odeint_event",
     # networks
     "MomentumNet",
     "SecondOrderODE",

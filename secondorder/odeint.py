@@ -126,26 +126,8 @@ def odeint(
             system, x, v, t, method=method, gradient=route, rtol=rtol, atol=atol,
             step_size=step_size, args=args, watch=watch,
         )  # fmt: skip
-    if gradient is adjoint:
-        raise ValueError(
-            f'`gradient` "adjoint" belongs to torchdiffeq\'s solvers, not to {name!r}; '
-            'use "reversible" (constant memory, exact), "backprop" or "checkpoint"'
-        )
-    if rtol is not None or atol is not None:
-        raise ValueError(
-            f"`rtol` and `atol` have no effect on the fixed-step method {name!r}; give "
-            '`step_size`, or an adaptive method such as "dopri5"'
-        )
+    check_method_fits(system, name, method, gradient, rtol, atol)
     check_step_size(step_size)
-    if getattr(system, "takes_velocity", False) != method.takes_velocity:
-        needs = [n for n, m in METHODS.items() if m.takes_velocity]
-        raise ValueError(
-            f"the system is {type(system).__name__}, whose field takes a velocity; "
-            f"{name!r} would ignore it: use one of {needs} or a torchdiffeq method"
-            if system.takes_velocity
-            else f"{name!r} is for `Acceleration`, whose field takes a velocity; for "
-            f'{type(system).__name__} use "verlet" or another method'
-        )
     how = {"method": method, "gradient": gradient, "args": args, "watch": watch}
     if breakpoints is None:
         return integrate(system, x, v, t, step_counts(t, step_size), **how)
@@ -245,6 +227,29 @@ def close(field):
     if isinstance(field, Watched) and field.bar is not None:
         field.bar.close()
         field.bar = None
+
+
+def check_method_fits(system, name, method, gradient, rtol, atol):
+    """Raise where a splitting cannot solve the system, or cannot as it was asked to."""
+    if gradient is adjoint:
+        raise ValueError(
+            f'`gradient` "adjoint" belongs to torchdiffeq\'s solvers, not to {name!r}; '
+            'use "reversible" (constant memory, exact), "backprop" or "checkpoint"'
+        )
+    if rtol is not None or atol is not None:
+        raise ValueError(
+            f"`rtol` and `atol` have no effect on the fixed-step method {name!r}; give "
+            '`step_size`, or an adaptive method such as "dopri5"'
+        )
+    if getattr(system, "takes_velocity", False) != method.takes_velocity:
+        needs = [n for n, m in METHODS.items() if m.takes_velocity]
+        raise ValueError(
+            f"the system is {type(system).__name__}, whose field takes a velocity; "
+            f"{name!r} would ignore it: use one of {needs} or a torchdiffeq method"
+            if system.takes_velocity
+            else f"{name!r} is for `Acceleration`, whose field takes a velocity; for "
+            f'{type(system).__name__} use "verlet" or another method'
+        )
 
 
 def check_system(system):

@@ -68,16 +68,7 @@ def solve(system, x, v, t, *, method, gradient, rtol, atol, step_size, args, wat
     check(method, gradient, step_size, [*wants, x, v, t])
     watched: Watched = watch(system.field)
     form = FirstOrderForm(system, args, watched)
-    double = x.dtype == torch.float64
-    options = {"step_size": step_size} if step_size is not None else {}
-    if method in SCIPY:
-        options["solver"] = SCIPY[method]
-    settings = {
-        "method": "scipy_solver" if method in SCIPY else method,
-        "rtol": (1e-7 if double else 1e-5) if rtol is None else rtol,
-        "atol": (1e-9 if double else 1e-6) if atol is None else atol,
-        "options": options or None,
-    }
+    settings = options_of(method, x, rtol, atol, step_size)
 
     def run(state, times):
         if gradient == "adjoint":
@@ -103,6 +94,20 @@ def solve(system, x, v, t, *, method, gradient, rtol, atol, step_size, args, wat
         xs, vs = run((x, v), t)
     stats = Stats(watched.evaluations, accepted=0)
     return Solution(t, xs, vs, stats, inside)
+
+
+def options_of(method, x, rtol, atol, step_size):
+    """The settings of torchdiffeq, with tolerances that suit the state's precision."""
+    double = x.dtype == torch.float64
+    options = {"step_size": step_size} if step_size is not None else {}
+    if method in SCIPY:
+        options["solver"] = SCIPY[method]
+    return {
+        "method": "scipy_solver" if method in SCIPY else method,
+        "rtol": (1e-7 if double else 1e-5) if rtol is None else rtol,
+        "atol": (1e-9 if double else 1e-6) if atol is None else atol,
+        "options": options or None,
+    }
 
 
 def check(method, gradient, step_size, wanting):
