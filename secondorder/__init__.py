@@ -9,6 +9,7 @@ theory of what they represent, data and plots are built on these.
 """
 
 from . import data, forcing, plot
+from .adaptive import ADAPTIVE, Adaptive
 from .events import odeint_event
 from .forcing import Forced
 from .gradient import GRADIENTS, backprop, checkpoint, reversible
@@ -41,6 +42,8 @@ __all__ = [
     "epsilon_from_gamma",
     "gamma_from_epsilon",
     # methods
+    "ADAPTIVE",
+    "Adaptive",
     "METHODS",
     "SOLVERS",
     "Splitting",

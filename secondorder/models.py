@@ -21,8 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .gradient import GRADIENTS, backprop, reversible
 from .gradient.reversible import Run
 from .moves import Record, reverse, walk
-from .odeint import check_state, find, integrate, odeint
-from .solvers import SOLVERS
+from .odeint import check_state, find, find_method, integrate, odeint
 from .splitting import METHODS, Splitting, compile_plan, is_one, momentum_plan
 from .system import SecondOrder, check_gamma, epsilon_from_gamma, hold, plain
 
@@ -116,9 +115,7 @@ class SecondOrderODE(nn.Module):
         if not (math.isfinite(t1) and t1 != 0):
             raise ValueError(f"`t1` must be finite and not 0, got {t1!r}")
         self.t1, self.steps = float(t1), steps
-        self.method_name, self.method = find(
-            method, METHODS, "method", Splitting, SOLVERS
-        )
+        self.method_name, self.method = find_method(method)
         self.gradient_name, self.gradient = find(gradient, GRADIENTS, "gradient", None)
         self.system = SecondOrder(field, epsilon)
         self.velocity = check_velocity(velocity)
@@ -323,8 +320,14 @@ class MomentumNet(nn.Module):
     def prepare(self, x, args, kwargs):
         """Check the input; flatten the further arguments so that tensors are seen."""
         x, v = check_state((x, initial_velocity(self.velocity, x)))
+        if not (args or kwargs):
+            return x, v, self.plain_force, ()
         flat, spec = tree_flatten((args, kwargs))
         return x, v, partial(self.force, spec), tuple(flat)
+
+    def plain_force(self, n, x):
+        """Evaluate block n without further arguments."""
+        return self.blocks[n](x)
 
     def force(self, spec, n, x, *flat):
         """Evaluate block n."""

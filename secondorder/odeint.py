@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .adaptive import ADAPTIVE, Adaptive, solve_adaptive
 from .forcing import Driven, check_covered, inward, merge, one_sided
 from .gradient import GRADIENTS, adjoint, backprop
 from .moves import evaluations
@@ -49,8 +50,9 @@ def odeint(
         Times ``(n,)``, strictly increasing or decreasing, the first one that of the
         state; or ``(batch, n)``, one grid per sample along the first axis of ``x0``
         (fixed-step methods; repeat the last time to pad).
-    method : str or Splitting, default "verlet"
-        A name in ``METHODS`` or one of torchdiffeq's or SciPy's solvers.
+    method : str, Splitting or Adaptive, default "verlet"
+        A name in ``METHODS`` (fixed steps) or ``ADAPTIVE``, an entry of these, or the
+        name of one of torchdiffeq's or SciPy's solvers.
     step_size : float, optional
         Largest step: each interval of ``t`` is divided evenly into
         ⌈Δt/step_size⌉ steps.  Without it each interval is one step.
@@ -108,7 +110,7 @@ def odeint(
     if forcing is not None:
         check_covered(forcing, t)
         system = Driven(system, forcing)
-    name, method = find(method, METHODS, "method", Splitting, SOLVERS)
+    name, method = find_method(method)
     route, gradient = find(gradient, GRADIENTS, "gradient", None)
     watch = partial(
         watched, check_finite=check_finite, bar=progress_bar if progress else None
@@ -122,6 +124,16 @@ def odeint(
                 "own steps; solve from one breakpoint to the next, or use one of "
                 f"{list(METHODS)}"
             )
+        if isinstance(method, Adaptive):
+            if step_size is not None:
+                raise ValueError(
+                    f"`step_size` is for fixed-step methods, but {name!r} adapts its "
+                    f"steps, got {step_size!r}; give `rtol` and `atol` instead"
+                )
+            return solve_adaptive(
+                system, x, v, t, method=method, gradient=gradient, rtol=rtol,
+                atol=atol, args=args, watch=watch,
+            )  # fmt: skip
         return solve(
             system, x, v, t, method=method, gradient=route, rtol=rtol, atol=atol,
             step_size=step_size, args=args, watch=watch,
@@ -181,6 +193,12 @@ def acceleration(core, t, x, v, args):
     seen = (x, v) if core.takes_velocity else (x,)
     force = core.field(t, *seen, *args)
     return (force - core.damping * v) / core.mass
+
+
+def find_method(value):
+    """Name and object of a method: fixed-step, adaptive, or another library's."""
+    table = {**METHODS, **ADAPTIVE}
+    return find(value, table, "method", (Splitting, Adaptive), SOLVERS)
 
 
 def find(value, table, argument, kind, more=()):
