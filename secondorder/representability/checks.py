@@ -107,7 +107,10 @@ def evaluate(theta, scalar, matrix, elementwise):
     ValueError
         If ``theta`` has two axes or more and is not square in the last two.
     """
-    tensor = theta if torch.is_tensor(theta) else torch.as_tensor(np.asarray(theta))
+    # A copy in C order: torch takes no negative strides.
+    tensor = (
+        theta if torch.is_tensor(theta) else torch.tensor(np.array(theta, order="C"))
+    )
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     function = scalar
     if tensor.ndim >= 2 and not elementwise:

@@ -287,11 +287,12 @@ def _as_input(value, theta):
 _COSH = [1 / math.factorial(2 * j) for j in range(11)]
 _SINHC = [1 / math.factorial(2 * j + 1) for j in range(11)]
 _RATIO = [2 * (j + 1) / math.factorial(2 * j + 3) for j in range(11)]
+_SERIES = torch.tensor([_COSH, _SINHC, _RATIO], dtype=torch.float64)
 
 
 def _power_series(w):
     """Return C, S and (C − S)/w of w = z², stacked, for |w| < 1, by Horner's rule."""
-    table = torch.tensor([_COSH, _SINHC, _RATIO], dtype=w.dtype, device=w.device)
+    table = _SERIES.to(w)
     total = torch.zeros_like(w).expand(3, *w.shape)
     for column in table.T.flip(0):
         total = total * w + column.reshape(3, *[1] * w.ndim)

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage, to_tree
 from scipy.linalg import schur
 from scipy.linalg.lapack import dtrsen
+from scipy.spatial.distance import pdist
 
 # Eigenvalues of a perturbed Jordan block of size n lie within (error)^{1/n} of its own,
 # relative to the norm: 0.05 lets blocks up to size 9 be recognised at 1e-12.
@@ -196,7 +197,7 @@ def _split(T, units, values, scale, tolerance):
             return [one]
         return [] if node.is_leaf() else walk(node.left) + walk(node.right)
 
-    return walk(to_tree(linkage(np.array(points), "single")))
+    return walk(to_tree(linkage(pdist(np.array(points)), "single")))
 
 
 def _recognise(T, units, values, scale, tolerance):

@@ -172,14 +172,15 @@ def _lift_eigenvalue(B, e, m):
 def _pair_parts(chains, value, m):
     """Lift equal chains two by two to conjugate blocks, single ones to real blocks."""
     parts, waiting = [], None
-    pairing = value < m.principal_threshold and _is_regular(m.inverse(value), m)
+    above = m.inverse(value)  # on the cut, its value from above
+    pairing = value < m.principal_threshold and _is_regular(above, m)
     for chain in chains:
         if not pairing:
             parts.append((chain, _real_block(chain.shape[1], value, m)))
         elif waiting is None:
             waiting = chain
         elif waiting.shape == chain.shape:
-            G = _jordan_inverse(chain.shape[1], value, m.inverse(value), m)
+            G = _jordan_inverse(chain.shape[1], value, above, m)
             block = np.block([[G.real, -G.imag], [G.imag, G.real]])
             parts.append((np.hstack([waiting, chain]), block))
             waiting = None
