@@ -47,13 +47,19 @@ class Grid:
         """Round a state to the grid."""
         return torch.round(value.detach().to(self.wide) * 2.0**bits).to(self.dtype)
 
+    def position(self, integer: Tensor) -> Tensor:
+        """``integer · 2^−fx`` in the state's dtype."""
+        # A power of two may scale after the rounding to fewer bits: less to move.
+        narrow = torch.promote_types(self.like, torch.float32)
+        return cast(integer.to(narrow) * 2.0**-self.fx, self.like)
+
     def read(self, integer: Tensor, factor) -> Tensor:
         """``integer · factor`` in the state's dtype."""
-        return (integer.to(self.wide) * factor).to(self.like)
+        return cast(cast(integer, self.wide) * factor, self.like)
 
     def increment(self, value: Tensor, factor) -> Tensor:
         """``round(value · factor)`` as integer."""
-        return (value.to(self.wide) * factor).round_().to(self.dtype)
+        return cast((cast(value, self.wide) * factor).round_(), self.dtype)
 
     def split(self, integer: Tensor, bits) -> tuple[Tensor, Tensor]:
         """Floor division by 2^bits: the quotient and the remainder as bytes."""
@@ -72,6 +78,11 @@ class Grid:
         """Undo ``split``; ``low`` 0 shifts zeros in."""
         shifted = high << bits if self.dtype == torch.int64 else high * power(bits)
         return shifted if low is None else shifted + low.to(self.dtype)
+
+
+def cast(value, dtype):
+    """``value.to(dtype)``, at no cost where it is of that dtype."""
+    return value if value.dtype is dtype else value.to(dtype)
 
 
 def power(bits):

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..grid import fingerprint
-from ..moves import Damp, Drift, Record, force
+from ..moves import Damp, Drift, Record, force, shear
 from .replay import (
     Aliases,
     Dice,
@@ -135,6 +135,8 @@ class Run:
             self.arguments[i] = leaf
         own = [n.detach().requires_grad_(self.tracked) for n in self.numbers]
         self.own_numbers = dict(zip(map(id, self.numbers), own, strict=True))
+        leaves = (*self.parameters.aliases, *self.leaves, *own)
+        self.known = {id(leaf) for leaf in leaves}
 
     def forward(self, x, v, arguments):
         """Run the tape; return recorded positions and velocities, and what to save."""
@@ -144,7 +146,7 @@ class Run:
         if self.remember:
             grid = self.tape.grid
             self.rounded = (
-                x.detach() - grid.read(state.x, 2.0**-grid.fx),
+                x.detach() - grid.position(state.x),
                 v.detach() - grid.read(state.lanes[0], 2.0**-grid.fu),
             )
         self.autocast = autocast_state(x.device)
@@ -242,6 +244,9 @@ class Run:
     def quiet(self):
         """Context of both passes: own leaves in the modules, no hooks of the caller."""
         stack = ExitStack()
+        # Gradient mode also in the forward pass, though its graphs are dropped: without
+        # it other kernels run, whose last bits differ.
+        stack.enter_context(torch.set_grad_enabled(self.tracked))
         if self.tracked:
             stack.enter_context(self.parameters.in_place())
             stack.enter_context(unobserved())
@@ -253,14 +258,12 @@ class Run:
         leaves = [state.position()]
         if move.side:
             leaves.append(state.number(state.other(step, move.side), step.read[0]))
-        # In the forward pass, too, under gradient mode, though its graph is dropped:
-        # without it other kernels run, whose last bits differ.
-        with torch.set_grad_enabled(self.tracked):
-            for leaf in leaves:
-                leaf.requires_grad_(self.tracked)
+        for leaf in leaves:
+            leaf.requires_grad_(self.tracked)
+        if self.own_numbers:
             move = move._replace(time=self.own(move.time), inner=self.own(move.inner))
-            seen = leaves[1] if move.side else None
-            return force(self.field, move, leaves[0], seen, self.arguments), *leaves
+        seen = leaves[1] if move.side else None
+        return force(self.field, move, leaves[0], seen, self.arguments), *leaves
 
     def own(self, number):
         """The stand-in of a differentiable number; anything else as it is."""
@@ -273,9 +276,7 @@ class Run:
         if block in checked:
             return
         checked.add(block)
-        leaves = (*self.leaves, *self.own_numbers.values(), *graph[1:])
-        known = {id(leaf) for leaf in (*self.parameters.aliases, *leaves)}
-        stranger = strangers(graph[0], known)
+        stranger = strangers(graph[0], self.known, graph[1:])
         if stranger is not None:
             raise ValueError(
                 f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
@@ -330,7 +331,7 @@ class Adjoint:
         if isinstance(move, Drift):
             if wants(move.weight):
                 self.add(move.weight, self.x, state.velocity(step.read))
-            self.lanes[0] += plain(move.weight) * self.x
+            self.lanes[0] = shear(self.lanes[0], self.x, plain(move.weight))
         elif isinstance(move, Damp):
             lane = step.lane
             if wants(move.weight):

@@ -147,7 +147,7 @@ class Integers:
 
     def position(self):
         """The position x in the state's dtype."""
-        return self.number(self.x, 2.0**-self.grid.fx)
+        return self.poisoned(self.grid.position(self.x))
 
     def velocity(self, read, lane=0):
         """The velocity of a lane in the state's dtype."""
@@ -155,7 +155,10 @@ class Integers:
 
     def number(self, integer, factor):
         """``integer · factor`` in the state's dtype, NaN where poisoned."""
-        value = self.grid.read(integer, factor)
+        return self.poisoned(self.grid.read(integer, factor))
+
+    def poisoned(self, value):
+        """The value, NaN where poisoned."""
         return value if self.poison is None else value.add_(self.poison)
 
     def other(self, step, side):
