@@ -10,6 +10,7 @@ theory of what they represent, data and plots are built on these.
 
 from . import data, forcing, plot
 from .adaptive import ADAPTIVE, Adaptive
+from .checking import check_gradient
 from .events import odeint_event
 from .forcing import Forced
 from .gradient import GRADIENTS, backprop, checkpoint, reversible
@@ -57,6 +58,7 @@ __all__ = [
     "Stats",
     "odeint",
     "odeint_event",
+    "check_gradient",
     # networks
     "MomentumNet",
     "SecondOrderODE",
