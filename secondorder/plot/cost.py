@@ -95,5 +95,7 @@ def work_precision(results, ax=None, *, slopes=True):
         ax.loglog(evaluations, errors, label=label, **look(index))
     ax.set(xlabel="field evaluations", ylabel="error at the final time")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
+    # Many curves leave no corner free.
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(results) > 5 else {}
+    ax.legend(fontsize="small", **beside)
     return ax
