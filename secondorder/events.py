@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 import torchdiffeq
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .forcing import Driven
 from .gradient import GRADIENTS, backprop
@@ -33,6 +32,7 @@ from .odeint import (
     check_system,
     check_tolerances,
     find,
+    find_method,
     integrate,
 )
 from .roots import chandrupatla
@@ -137,7 +137,7 @@ def odeint_event(
     kind = t0.dtype if isinstance(t0, Tensor) else torch.float64
     t0 = check_start(t0, x, per_sample)
     args = tuple(args)
-    name, method = find(method, METHODS, "method", Splitting, SOLVERS)
+    name, method = find_method(method)
     route, gradient = find(gradient, GRADIENTS, "gradient", None)
     check_step_size(step_size)
     if not callable(event_fn):
@@ -148,6 +148,11 @@ def odeint_event(
     if forcing is not None:
         system = Driven(system, forcing)
     if not isinstance(method, Splitting):
+        if name in SCIPY or name not in SOLVERS:
+            raise ValueError(
+                f"`method` {name!r} has no events; use one of {list(METHODS)} with "
+                '`step_size`, or a torchdiffeq method such as "dopri5"'
+            )
         if per_sample:
             raise ValueError(
                 f"`per_sample` events need a fixed-step method, {name!r} has one time "
@@ -247,7 +252,8 @@ def march(search, state, t0):
         state, t0 = tuple(part.detach() for part in state), t0.detach()
         sign = first_sign(search, state, t0)
         found = torch.zeros(t0.shape, dtype=torch.bool, device=t0.device)
-        count, before = torch.zeros_like(found, dtype=torch.long), state
+        lost, count = torch.zeros_like(found), torch.zeros_like(found, dtype=torch.long)
+        before = state
         for start in range(0, search.steps, CHUNK):
             size = min(CHUNK, search.steps - start)
             times = t0.unsqueeze(-1) + search.h * torch.arange(
@@ -257,6 +263,7 @@ def march(search, state, t0):
             for k, last in enumerate([state, *states[:-1]]):
                 g = search.event(times[..., k + 1], states[k])
                 sign = torch.where(sign == 0, g.sign(), sign)
+                lost = lost | (~g.isfinite().all(-1) & ~found)
                 new = (g.sign() != sign).any(-1) & ~found
                 count = torch.where(new, start + k, count)
                 before = tuple(
@@ -264,8 +271,13 @@ def march(search, state, t0):
                     for value, old in zip(last, before, strict=True)
                 )
                 found = found | new
+            if bool(lost.any()):
+                raise RuntimeError(
+                    "`event_fn` is not finite after at most "
+                    f"{start + size} steps, so the solution has probably blown up; try "
+                    "smaller steps"
+                )
             if bool(found.all()):
-                check_finite(search, before, t0, count)
                 return (count if search.per_sample else int(count)), before
             state = states[-1]
     wait = search.steps * abs(search.h)
@@ -294,14 +306,16 @@ def probe(search, state):
 def arrive(search, state, t0, count, before):
     """Time, state and index of the event in step ``count``, with their gradients."""
     wanted = torch.is_grad_enabled()
-    start = t0 + count * search.h
+    # An integer tensor times a float would be a float32.
+    steps = count.to(t0) if search.per_sample else count
+    start = t0 + search.h * steps
     if wanted:
         # The path again, now by the gradient route that was asked for.
         if search.per_sample:
             most = int(count.max())
-            strides = torch.arange(most + 1, device=t0.device)
+            strides = torch.arange(most + 1, dtype=t0.dtype, device=t0.device)
             # Samples that are there already wait: steps of length 0 change nothing.
-            strides = strides.minimum(count.unsqueeze(-1))
+            strides = strides.minimum(steps.unsqueeze(-1))
             grid, counts = t0.unsqueeze(-1) + search.h * strides, [1] * most
         else:
             grid, counts = torch.stack([t0, start]), [count] if count else []
@@ -385,9 +399,13 @@ class ImplicitTime(torch.autograd.Function):
         return time.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         """Gradient of g."""
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "event times have first derivatives only, but `create_graph=True` was "
+                "asked for"
+            )
         (rate,) = ctx.saved_tensors
         return (-grad / rate).to(ctx.dtype), None, None
 
@@ -421,30 +439,11 @@ def check_start(t0, x, per_sample):
     return t0.to(x.device, torch.float64).expand(shape)
 
 
-def check_finite(search, state, t0, count):
-    """Raise if what looked like an event is a NaN."""
-    start = t0 + count * search.h
-    for length in (0.0, search.h):
-        t = start + length
-        g = search.event(t, search.flow(state, torch.stack([start, t], -1)))
-        if not bool(g.isfinite().all()):
-            raise RuntimeError(
-                "`event_fn` is not finite after "
-                f"{int(torch.as_tensor(count).max())} steps; the solution may have "
-                "blown up: try smaller steps"
-            )
-
-
 def by_torchdiffeq(
     system, x, v, t0, event_fn, reverse_time, method, step_size, horizon, gradient,
     rtol, atol, args,
 ):  # fmt: skip
     """Delegate to ``torchdiffeq.odeint_event``."""
-    if method in SCIPY or method not in SOLVERS:
-        raise ValueError(
-            f"`method` {method!r} has no events; use one of {list(METHODS)} with "
-            '`step_size`, or a torchdiffeq method such as "dopri5"'
-        )
     wants = [p for p in system.parameters() if p.requires_grad]
     wants += [a for a in args if isinstance(a, Tensor) and a.requires_grad]
     check(method, gradient, step_size, [*wants, x, v, t0])
