@@ -1,0 +1,73 @@
+"""The package frame: one version, light dependencies, fitting pins, make targets."""
+
+import configparser
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import secondorder
+
+ROOT = Path(__file__).parent.parent
+CONFIG = configparser.ConfigParser()
+CONFIG.read(ROOT / "setup.cfg")
+EXTRAS = {
+    name: value.split() for name, value in CONFIG["options.extras_require"].items()
+}
+
+
+def names(requirements):
+    return {re.split(r"[<>=;\s]", line)[0] for line in requirements}
+
+
+def test_the_version_is_in_one_place():
+    assert CONFIG["metadata"]["version"] == "attr: secondorder.__version__"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", secondorder.__version__)
+    files = [*ROOT.glob("*.cfg"), *ROOT.glob("*.toml"), ROOT / "setup.py"]
+    assert all(secondorder.__version__ not in path.read_text() for path in files)
+    assert f"## {secondorder.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_version_can_be_read_without_importing_torch():
+    # setuptools reads a literal; for anything else a build would have to import torch.
+    source = (ROOT / "secondorder" / "__init__.py").read_text()
+    assert re.search(r'^__version__ = "[\d.]+"$', source, flags=re.M)
+
+
+def test_core_dependencies_are_four():
+    core = CONFIG["options"]["install_requires"].split()
+    assert names(core) == {"torch", "torchdiffeq", "scipy", "matplotlib"}
+
+
+def test_everything_the_tests_install_is_pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.match(r"[\w.-]+==[\w.]+(; python_version|$)", line) for line in pins)
+    core = CONFIG["options"]["install_requires"].split()
+    assert names(core) | names(EXTRAS["test"]) <= names(pins)
+    assert "torch==2.13.0" in pins
+
+
+def test_importing_the_package_changes_no_global_state_and_skips_matplotlib():
+    code = (
+        "import sys, torch; torch.manual_seed(7); state = torch.get_rng_state(); "
+        "dtype = torch.get_default_dtype(); import secondorder; "
+        "assert torch.equal(state, torch.get_rng_state()); "
+        "assert dtype == torch.get_default_dtype(); "
+        "assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_package_is_typed_and_licensed():
+    assert (ROOT / "secondorder" / "py.typed").exists()
+    assert "MIT" in (ROOT / "LICENSE").read_text()
+
+
+def test_ci_runs_what_a_person_would_type():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert "make lint test" in script.read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "lint", "notebooks", "bench"):
+        assert re.search(rf"^{target}: \.venv/", makefile, flags=re.M)
