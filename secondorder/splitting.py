@@ -233,7 +233,7 @@ METHODS = {
     "velocity_doubling4": Splitting(
         order=4,
         flows=doubled(*_ML4, *reversed(_ML4[:-1])),
-        damping_limit=5.0,
+        damping_limit=21.0,
         summary="the same at order 4",
     ),
 }

@@ -16,7 +16,7 @@ import torch
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from ..moves import Kick, walk
-from .replay import modules_of, scratch_buffers
+from .replay import ScratchBuffers, modules_of
 
 
 def checkpoint(plan, field, x, v, args=(), *, segments=None):
@@ -55,7 +55,7 @@ def checkpoint(plan, field, x, v, args=(), *, segments=None):
 
 def two_contexts(modules):
     """Contexts of the first and the second run of a segment."""
-    return nullcontext(), scratch_buffers(modules)
+    return nullcontext(), ScratchBuffers(modules)
 
 
 def split(plan, segments):

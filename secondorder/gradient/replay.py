@@ -68,21 +68,25 @@ class Aliases:
         return gradients
 
 
-@contextmanager
-def scratch_buffers(modules):
-    """Let the modules work on copies of their buffers."""
-    places = [
-        (module._buffers, name, buffer)
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    for home, name, buffer in places:
-        home[name] = buffer.clone()
-    try:
-        yield
-    finally:
+class ScratchBuffers:
+    """A context, to be entered any number of times, in which buffers are copies."""
+
+    def __init__(self, modules):
+        self.modules, self.saved = modules, []
+
+    def __enter__(self):
+        places = [
+            (module._buffers, name, buffer)
+            for module in self.modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self.saved.append(places)
         for home, name, buffer in places:
+            home[name] = buffer.clone()
+
+    def __exit__(self, *error):
+        for home, name, buffer in self.saved.pop():
             home[name] = buffer
 
 

@@ -24,10 +24,10 @@ from ..moves import Damp, Drift, Record, force, shear
 from .replay import (
     Aliases,
     Dice,
+    ScratchBuffers,
     autocast_again,
     autocast_state,
     modules_of,
-    scratch_buffers,
     strangers,
     unobserved,
 )
@@ -112,15 +112,16 @@ class Run:
             *(args[i] for i in self.places),
             *self.numbers,
         )
-        self.tracked = torch.is_grad_enabled()
+        self.tracked = False
         self.kept = {}  # graphs of the last forces, by move
         self.drew = []  # moves whose force drew random numbers
 
     def start(self, x, v):
         """Run forward, recording for autograd if anything wants a gradient."""
         inputs = (x, v, *self.inputs)
-        self.tracked &= any(i.requires_grad for i in inputs)
-        if self.tracked:
+        self.tracked = torch.is_grad_enabled()
+        # Nothing known wants a gradient: still tracked, lest a closure does.
+        if self.tracked and any(i.requires_grad for i in inputs):
             self.versions = [i._version for i in self.inputs]
             outputs = Reversal.apply(self, *inputs)
         else:
@@ -198,7 +199,7 @@ class Run:
             stack.callback(dice.restore, outside)
             stack.enter_context(autocast_again(self.autocast))
             stack.enter_context(self.quiet())
-            stack.enter_context(scratch_buffers(self.modules))
+            stack.enter_context(ScratchBuffers(self.modules))
             for step in reversed(self.tape.steps):
                 if step.code == KICK:
                     if graph is None:
