@@ -259,23 +259,25 @@ class Continuous:
         """Return e^{−κ} (C, S, R = (C − S)/W) of W = κ² + 2κTθ, by doubling z.
 
         C, S at z/2^m come from their Taylor series in W/4^m, then m times
-        C ← 2C² − 1, S ← SC, R ← (S² + CR)/4.  The factor e^{−κ/2^m} is folded in from
-        the start, so nothing overflows.  Two products of d × d matrices per doubling,
-        against eight equivalents for the exponential of the 2d × 2d companion.
+        C ← 2C² − 1, S ← SC, R ← (S² + CR)/4.  Two products of d × d matrices per
+        doubling, against eight equivalents for the exponential of the companion.
+
+        The variable is e^{−κ/2^j} (C − 1), which loses nothing where C is near 1; the
+        factor, squared at each doubling, keeps everything from overflowing.
         """
         kappa = self.kappa
         eye = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
-        w = kappa**2 * eye + 2 * kappa * self.horizon * theta
-        size = torch.linalg.matrix_norm(w.detach(), 1).max().item()
-        doublings = max(0, math.ceil(math.log(max(size, 1.0), 4)))
-        decay = math.exp(-kappa / 2.0**doublings)
-        c, s, r = (decay * f for f in _matrix_series(w / 4.0**doublings, eye, slope))
-        for level in range(doublings, 0, -1):
-            unit = math.exp(-2 * kappa / 2.0**level)
-            if slope:
-                r = (s @ s + c @ r) / 4
-            c, s = 2 * c @ c - unit * eye, s @ c
-        return c, s, r
+        powers = _powers(kappa**2 * eye + 2 * kappa * self.horizon * theta)
+        doublings = max(0, math.ceil(math.log(_size(powers), 4)))
+        powers = [p / 4.0 ** (doublings * k) for k, p in enumerate(powers, start=1)]
+        unit = math.exp(-kappa / 2.0**doublings)
+        d, s, r = (unit * f for f in _matrix_series(powers, eye, slope))
+        for _ in range(doublings):
+            c = d + unit * eye
+            r = (s @ s + c @ r) / 4 if slope else r
+            d, s = 2 * d @ (c + unit * eye), s @ c
+            unit = unit**2
+        return d + unit * eye, s, r
 
 
 def _as_input(value, theta):
@@ -299,17 +301,37 @@ def _power_series(w):
     return total
 
 
-def _matrix_series(w, eye, slope):
-    """Return C, S and (C − S)/w of a matrix with norm <= 1, sharing w² and w³.
+def _powers(w):
+    """Return w, w² and w³."""
+    w2 = w @ w
+    return w, w2, w2 @ w
+
+
+def _size(powers):
+    """Return a bound a, at least 1, with ‖wᵏ‖ <= aᵏ for all k >= 2.
+
+    max(‖w²‖^{1/2}, ‖w³‖^{1/3}) is such a bound, and the norm of w itself may be far
+    larger: fewer doublings, smaller errors (Al-Mohy & Higham, SIAM J. Matrix Anal. 31
+    (2009), theorem 4.2).
+    """
+    one, two, three = (
+        torch.linalg.matrix_norm(p.detach(), 1).max().item() ** (1 / k)
+        for k, p in enumerate(powers, start=1)
+    )
+    return max(1.0, min(one, max(two, three)))
+
+
+def _matrix_series(powers, eye, slope):
+    """Return C − 1, S and (C − S)/w of w with ``_size`` <= 1, from w, w² and w³.
 
     Nine terms: the first one left out is 1/18! = 1.6e-16.  Summed as cubics of w³.
     """
-    w2 = w @ w
-    w3 = w2 @ w
+    w, w2, w3 = powers
 
     def total(a):
         high = a[6] * eye + a[7] * w + a[8] * w2
         middle = a[3] * eye + a[4] * w + a[5] * w2 + w3 @ high
         return a[0] * eye + a[1] * w + a[2] * w2 + w3 @ middle
 
-    return total(_COSH), total(_SINHC), total(_RATIO) if slope else torch.zeros_like(w)
+    ratio = total(_RATIO) if slope else torch.zeros_like(w)
+    return total([0.0, *_COSH[1:]]), total(_SINHC), ratio
