@@ -6,6 +6,8 @@ reversed.  They are here to compare with, for dense adaptive output, and for sti
 fields (SciPy's implicit methods).
 """
 
+import warnings
+
 import torch
 import torchdiffeq
 from torch import nn
@@ -76,7 +78,12 @@ def solve(system, x, v, t, *, method, gradient, rtol, atol, step_size, args, wat
             rate = rate.max().item() if isinstance(rate, torch.Tensor) else rate
             own = {**settings, "adjoint_params": tuple(wants), "rate": rate}
             return adjoint(form, state, times, **own)
-        return torchdiffeq.odeint(form, state, times, **settings)
+        if method not in SCIPY:
+            return torchdiffeq.odeint(form, state, times, **settings)
+        with warnings.catch_warnings():
+            # torchdiffeq passes on a `min_step`, of which only LSODA knows.
+            warnings.filterwarnings("ignore", ".*no effect.*`min_step`", UserWarning)
+            return torchdiffeq.odeint(form, state, times, **settings)
 
     def inside(i, times):
         order = times.detach().argsort(descending=bool(t[-1] < t[0]))
