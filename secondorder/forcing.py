@@ -189,21 +189,22 @@ def keep_samples(module, t, u, least):
 def place(t, u, time, last):
     """Times held to the knots, and the interval 0 … ``last`` that each lies in.
 
-    Both have the dimensions of the value, at least one: indexing by a 0-d tensor would
-    wait for the device.
+    Both have as many dimensions as the value, and at least one: indexing by a 0-d
+    tensor would wait for the device.
     """
     time = torch.as_tensor(time, dtype=getattr(time, "dtype", u.dtype), device=u.device)
     wide = torch.promote_types(time.dtype, t.dtype)
     axes = max(1, time.ndim, u.ndim - 1)
     now, t = time.to(wide).reshape(*[1] * (axes - time.ndim), *time.shape), t.to(wide)
+    marks = t.detach().contiguous()
     if t.ndim == 1:
         ends = t[0], t[-1]
-        i = torch.searchsorted(t.detach(), now.detach(), right=True)
+        i = torch.searchsorted(marks, now.detach().contiguous(), right=True)
     else:
         now = now.expand(len(t), *now.shape[1:])
         ends = (t[:, k].reshape(-1, *[1] * (axes - 1)) for k in (0, -1))
-        i = torch.searchsorted(t.detach(), now.detach().flatten(1), right=True)
-        i = i.reshape(now.shape)
+        rows = now.detach().flatten(1).contiguous()
+        i = torch.searchsorted(marks, rows, right=True).reshape(now.shape)
     first, final = ends
     return now.maximum(first).minimum(final), (i - 1).clamp(0, last)
 
