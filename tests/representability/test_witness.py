@@ -184,8 +184,10 @@ def test_witness_is_of_the_kind_of_the_target():
 
 def test_unresolved_witness_says_so():
     # A large block just above the threshold: ‖θ‖ explodes, and float64 gives up.
+    Q = orthogonal(np.random.default_rng(12), 5)
+    D = Q @ block_diag(jordan(4, 0.0), 1.0) @ Q.T
     with pytest.warns(RuntimeWarning, match="resolves it only to"):
-        witness = represent(block_diag(jordan(3, 0.0), 1.0), Continuous(0.05))
+        witness = represent(D, Continuous(0.05))
     assert witness.residual > 1e-8
 
 
