@@ -74,9 +74,9 @@ class Adaptive:
 
 
 # With the kicks' times c_i and ã_i = Σ_{j<i} b_j (c_i − c_j), order 3 of the companion
-# is Σd = Σdc = Σdc² = Σdã = 0.  Of these d the antisymmetric ones are taken, scaled to
-# Σdc³ = 0.01: the symmetric ones underestimate the error by a power of h.
-_HALF = (-0.0639705958, 0.0629382242, -0.0455629912)
+# is Σd = Σdc = Σdc² = Σdã = 0.  Of all such d the shortest antisymmetric one is taken,
+# scaled to Σdc³ = 0.01; the symmetric ones see an error that is too small.
+_HALF = (-0.0639705958483201, 0.0629382242071427, -0.0455629912375817)
 
 ADAPTIVE = {
     "adaptive": Adaptive(

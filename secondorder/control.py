@@ -179,7 +179,8 @@ def first_step(control, derivative, start, clock):
     with torch.no_grad():
         slope = derivative(clock[0], y, start[2])
         d0, d1 = control.size(y, y, y), control.size(slope, y, y)
-        h = 0.01 * d0 / d1 if d0 > 1e-5 and d1 > 1e-5 else 1e-6
+        usable = min(d0, d1) > 1e-5 and math.isfinite(d1)
+        h = 0.01 * d0 / d1 if usable else 1e-6
         h = min(h, abs(clock[-1] - clock[0]))
         probe = tuple(a + sign * h * b for a, b in zip(y, slope, strict=True))
         change = derivative(clock[0] + sign * h, probe)

@@ -240,4 +240,4 @@ def nystrom_step(table, core, like, pull):
 def combine(weights, forces):
     """Σ_i w_i F_i, one sum for each row of weights."""
     total = weights @ torch.stack(forces).reshape(len(forces), forces[0].numel())
-    return total.reshape(*weights.shape[:-1], *forces[0].shape)
+    return total.reshape((*weights.shape[:-1], *forces[0].shape))
