@@ -267,9 +267,7 @@ class Continuous:
         """
         kappa = self.kappa
         eye = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
-        powers = _powers(kappa**2 * eye + 2 * kappa * self.horizon * theta)
-        doublings = max(0, math.ceil(math.log(_size(powers), 4)))
-        powers = [p / 4.0 ** (doublings * k) for k, p in enumerate(powers, start=1)]
+        powers, doublings = _scale(kappa**2 * eye + 2 * kappa * self.horizon * theta)
         unit = math.exp(-kappa / 2.0**doublings)
         d, s, r = (unit * f for f in _matrix_series(powers, eye, slope))
         for _ in range(doublings):
@@ -301,28 +299,30 @@ def _power_series(w):
     return total
 
 
-def _powers(w):
-    """Return w, w² and w³."""
-    w2 = w @ w
-    return w, w2, w2 @ w
+def _scale(w):
+    """Return A, A², A³ of A = w/4^m, small enough for the series, and m.
 
-
-def _size(powers):
-    """Return a bound a, at least 1, with ‖wᵏ‖ <= aᵏ for all k >= 2.
-
-    max(‖w²‖^{1/2}, ‖w³‖^{1/3}) is such a bound, and the norm of w itself may be far
-    larger: fewer doublings, smaller errors (Al-Mohy & Higham, SIAM J. Matrix Anal. 31
-    (2009), theorem 4.2).
+    max(‖w²‖^{1/2}, ‖w³‖^{1/3}) bounds every ‖wᵏ‖^{1/k} with k >= 2, and may be far
+    below ‖w‖: fewer doublings, smaller errors (Al-Mohy & Higham, SIAM J. Matrix Anal.
+    31 (2009), theorem 4.2).
     """
-    one, two, three = (
-        torch.linalg.matrix_norm(p.detach(), 1).max().item() ** (1 / k)
-        for k, p in enumerate(powers, start=1)
+    # Of norm 1 while the powers are formed, so that they do not overflow.
+    length = max(1.0, torch.linalg.matrix_norm(w.detach(), 1).max().item())
+    unit = w / length
+    square = unit @ unit
+    powers = [unit, square, square @ unit]
+    two, three = (
+        torch.linalg.matrix_norm(powers[k - 1].detach(), 1).max().item() ** (1 / k)
+        for k in (2, 3)
     )
-    return max(1.0, min(one, max(two, three)))
+    size = max(1.0, length * min(1.0, max(two, three)))
+    doublings = math.ceil(math.log(size, 4))
+    factor = length / 4.0**doublings
+    return [p * factor**k for k, p in enumerate(powers, start=1)], doublings
 
 
 def _matrix_series(powers, eye, slope):
-    """Return C − 1, S and (C − S)/w of w with ``_size`` <= 1, from w, w² and w³.
+    """Return C − 1, S and (C − S)/w from w, w² and w³, for ‖wᵏ‖ <= 1.
 
     Nine terms: the first one left out is 1/18! = 1.6e-16.  Summed as cubics of w³.
     """

@@ -66,6 +66,7 @@ def _newton(m, theta, x, iterations):
     return theta
 
 
+@np.errstate(all="ignore")  # steps that overflow end the iteration
 def commuting_newton(m, T, start, iterations=40):
     """Solve Ψ(G) = T by Newton among matrices that commute with T.
 

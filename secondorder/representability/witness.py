@@ -305,6 +305,7 @@ def _parlett(T, atoms):
 # -- Newton on the whole ---------------------------------------------------------------
 
 
+@np.errstate(all="ignore")  # a step may overshoot; then it is not taken
 def _polish(theta, D, m, steps=3):
     """Return θ and ‖Ψ(θ) − D‖ after Newton steps, taken only while they help."""
     error = D - m.response(theta)
