@@ -19,7 +19,7 @@ from .system import plain
 from .watch import Watched
 
 SCIPY = {
-    "scipy_solver": "RK45",
+    "scipy_solver": "LSODA",
     **{f"scipy_{name}": name for name in ("RK45", "DOP853", "Radau", "BDF", "LSODA")},
 }
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams",

@@ -300,7 +300,8 @@ def compile_plan(method, system, t, counts, like, gamma=None):
     scale = 1.0
     sketch, kicks, moved = [], [], True
     if momentum and not is_one(mass):
-        mass = mass if not isinstance(mass, Tensor) else mass.to(like)
+        if isinstance(mass, Tensor):
+            mass = fitting(mass.unsqueeze(0), like).squeeze(0)
         sketch.append(Damp(mass))
         scale = 1 / mass
     for i, count in enumerate(counts):
@@ -352,7 +353,10 @@ def kick_times(t, spans, kicks, like):
     index = torch.tensor(index, device=t.device)
     passed = torch.tensor(passed, dtype=t.dtype, device=t.device)
     passed = passed.reshape(-1, *[1] * (t.ndim - 1))
-    return (t[index] + passed * spans[index]).to(like).unbind()
+    times = fitting(t[index] + passed * spans[index], like)
+    if t.ndim == 1:  # what a field makes of it should not be float64 in float32
+        times = times.to(torch.promote_types(like.dtype, torch.float32))
+    return times.unbind()
 
 
 def flow_moves(method, flow, fraction, spans, mass, damping, like, gamma):
@@ -406,7 +410,16 @@ def spread(weights, like):
     """Weights of the intervals as floats where nothing else is needed, else tensors."""
     if weights.ndim == 1 and not weights.requires_grad:
         return weights.tolist()
-    return weights.to(like).unbind()
+    return fitting(weights, like).unbind()
+
+
+def fitting(numbers, like):
+    """Numbers, one per row, ready to be combined with the state row by row."""
+    # Scalars do not change the dtype of what they multiply: they keep their digits,
+    # which a half precision state lacks.
+    if numbers.ndim == 1:
+        return numbers.to(like.device)
+    return numbers.to(like)
 
 
 def is_one(value):

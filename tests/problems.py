@@ -35,7 +35,7 @@ class DragField(Field):
 def noise(*shape, dtype=torch.float32, seed=1):
     """Normal numbers from a generator of their own."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def worst(found, expected):
@@ -54,3 +54,14 @@ def gradients(model, x, *args, loss=torch.sum):
     found = torch.autograd.grad(out, wanted, allow_unused=True)
     pairs = zip(found, wanted, strict=True)
     return [torch.zeros_like(w) if g is None else g for g, w in pairs]
+
+
+def counted(net, x):
+    """Bytes that the graph of one forward pass keeps."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.nbytes) or t, lambda t: t
+    ):
+        out = net(x)
+    del out
+    return sum(kept)

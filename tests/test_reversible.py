@@ -9,7 +9,7 @@ import math
 
 import pytest
 import torch
-from problems import Field, gradients, mlp, noise, worst
+from problems import Field, counted, gradients, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
@@ -117,17 +117,6 @@ def test_gradients_are_at_least_as_accurate_as_plain_float32():
     theirs = worst([g.double() for g in gradients(plain, x)], exact)
     assert ours <= 2 * theirs
     assert ours < 1e-4  # 1000 layers of rounding at 6e-8, not a wrong gradient
-
-
-def counted(net, x):
-    """Bytes that the graph keeps of one forward pass."""
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.append(t.nbytes) or t, lambda t: t
-    ):
-        out = net(x)
-    del out
-    return sum(kept)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9])

@@ -291,9 +291,8 @@ class Run:
 class Adjoint:
     """Gradients of the loss with respect to the state, and to the plan's numbers."""
 
-    def __init__(self, x, lanes, outputs):
-        wide = torch.promote_types(x.dtype, torch.float32)
-        self.x = torch.zeros_like(x, dtype=wide)
+    def __init__(self, x, lanes, outputs, dtype):
+        self.x = torch.zeros_like(x, dtype=dtype)
         self.lanes = [torch.zeros_like(self.x) for _ in range(lanes)]
         self.outputs = list(outputs)  # (gx, gv) of the records not yet met
         self.numbers = {}
@@ -302,12 +301,12 @@ class Adjoint:
     def add(self, number, one, other):
         """Gradient of a number that multiplied ``other``, given that of the product."""
         if isinstance(number, Tensor) and number.requires_grad:
-            part = (one * other).sum_to_size(number.shape).to(number)
+            part = (one * other).sum_to_size(number.shape)
             old = self.numbers.get(id(number))
             self.numbers[id(number)] = part if old is None else old + part
 
     def kick(self, move, value):
-        """V += w f, and e += ± w f."""
+        """Collect what v += w f (and e += ± w f) asks of the force."""
         push = self.lanes[0]
         if move.side:
             push = push + move.side * self.lanes[1]
@@ -380,7 +379,11 @@ class Reversal(torch.autograd.Function):
         if not run.kept:
             run.stand_in(arguments)
         like = torch.empty_like(end[0], dtype=ctx.like[0])
-        adjoint = Adjoint(like, len(run.depths), outputs)
+        dtype = torch.promote_types(ctx.like[0], torch.float32)
+        # Gradients of weights are sums of nearly cancelling parts, to which the weights
+        # rounded to float32 would add a bias: the forward pass does not round them.
+        dtype = run.tape.grid.wide if run.numbers else dtype
+        adjoint = Adjoint(like, len(run.depths), outputs, dtype)
         try:
             run.rewind(begin, states, end, adjoint)
         finally:
@@ -388,7 +391,7 @@ class Reversal(torch.autograd.Function):
         gradients += [leaf.grad for leaf in run.leaves]
         for number in run.numbers:
             parts = adjoint.numbers.get(id(number)), run.own(number).grad
-            parts = [p for p in parts if p is not None]
+            parts = [p.to(number) for p in parts if p is not None]
             gradients.append(sum(parts[1:], parts[0]) if parts else None)
         if not run.kept:
             run.leaves = run.arguments = run.own_numbers = None
