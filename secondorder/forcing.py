@@ -206,7 +206,9 @@ def place(t, u, time, last):
         rows = now.detach().flatten(1).contiguous()
         i = torch.searchsorted(marks, rows, right=True).reshape(now.shape)
     first, final = ends
-    return now.maximum(first).minimum(final), (i - 1).clamp(0, last)
+    # Not clamp or maximum, which halve the derivative at the ends themselves.
+    held = torch.where(now < first, first, torch.where(now > final, final, now))
+    return held, (i - 1).clamp(0, last)
 
 
 def knots(t, i):

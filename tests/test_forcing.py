@@ -63,6 +63,15 @@ def test_the_cubic_is_once_differentiable_across_knots():
         assert abs(slopes[0] - slopes[1]).item() < 100 * delta
 
 
+def test_the_slope_at_a_knot_is_that_of_the_parabola_through_its_neighbours():
+    t = torch.linspace(0, 2, 9, dtype=D)
+    h, knots = 0.25, t.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(Cubic(t, t**3)(knots).sum(), knots)
+    exact = 3 * t**2 + h**2  # the central difference of t³
+    exact[0], exact[-1] = -2 * h**2, 12 - 2 * h**2  # the one-sided ones
+    torch.testing.assert_close(slopes, exact, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("kind", [Linear, Cubic])
 def test_values_are_differentiable_in_samples_and_in_time(kind):
     t = uneven(5)
@@ -342,8 +351,12 @@ def pieces(start, t):
     return torch.stack(found)
 
 
-def test_breakpoints_are_not_recorded_and_dense_output_respects_them():
+@pytest.mark.parametrize("direction", [1, -1])
+def test_breakpoints_are_not_recorded_and_dense_output_respects_them(direction):
     t = torch.linspace(0, 1.5, 4, dtype=D)
+    times = torch.tensor([0.1, 0.3699, 0.37, 0.3701, 0.81, 0.8123, 0.82], dtype=D)
+    if direction < 0:
+        t, times = t.flip(0), times.flip(0)
     start = torch.tensor([0.3], dtype=D), None
     sol = so.odeint(
         spring(), start, t, method="blanes_moan4", step_size=0.05, forcing=jumping,
@@ -351,10 +364,29 @@ def test_breakpoints_are_not_recorded_and_dense_output_respects_them():
     )  # fmt: skip
     assert torch.equal(sol.t, t)
     assert sol.x.shape == (4, 1)
-    times = torch.tensor([0.1, 0.3699, 0.37, 0.3701, 0.81, 0.8123, 0.82], dtype=D)
     fine = pieces(start, torch.cat([t[:1], times]))[1:]
-    # Order 4 at h = 0.05; an interpolant across a jump of ẍ by 3 would be off by 1e-4.
-    torch.testing.assert_close(sol(times)[0], fine, rtol=0, atol=2e-8)
+    # Order 4 at h = 0.05; an interpolant across a jump of ẍ by 3 would be off by 1e-4,
+    # and one with the force of the wrong side at one end by 1e-6.
+    torch.testing.assert_close(sol(times)[0], fine, rtol=0, atol=5e-8)
+
+
+def test_times_beside_jumps_have_gradients():
+    """The force jumps and depends on time, so its kicks at the jump do as well."""
+    s = torch.tensor([0.33], dtype=D, requires_grad=True)
+    t = torch.tensor([0.0, 1.0], dtype=D)
+
+    def solve(s):
+        push = Steps(torch.cat([torch.zeros(1, dtype=D), s]), torch.tensor([1.0, -1.0]))
+        return so.odeint(
+            so.Newton(lambda t, x, u: u * torch.exp(2 * t) - x),
+            (torch.zeros(1, dtype=D), None), t, forcing=push.double(), breakpoints=s,
+            method="verlet",
+        ).x[-1, 0]  # fmt: skip
+
+    (slope,) = torch.autograd.grad(solve(s), s)
+    with torch.no_grad():
+        difference = (solve(s + 1e-6) - solve(s - 1e-6)) / 2e-6
+    assert slope.item() == pytest.approx(difference.item(), rel=1e-8)
 
 
 def test_float32_states_see_the_right_side_of_a_jump():
@@ -389,7 +421,7 @@ def test_breakpoints_at_requested_times_and_at_both_ends_are_allowed():
     push = so.Newton(lambda t, x, u: u + 0 * x)
     sol = so.odeint(
         push, (torch.zeros(1, dtype=D), None), t, forcing=Steps(t, 2 * t),
-        breakpoints=[0.0, 0.5, 0.5, 1.0],
+        breakpoints=[0.0, math.nextafter(0.5, 0), 0.5, 1.0],
     )  # fmt: skip
     # u = 0 on the first half, 1 on the second.
     torch.testing.assert_close(
