@@ -9,7 +9,7 @@ from problems import DragField, Field, counted, gradients, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
-from secondorder.solvers import SCIPY
+from secondorder.solvers import FIXED, SCIPY
 
 NAMES = [*so.METHODS, *so.ADAPTIVE, *so.SOLVERS]
 SLOW = ("fehlberg2", "adaptive_heun", "bosh3")  # low order: a loose tolerance will do
@@ -40,10 +40,13 @@ def solve(method, gradient, dtype):
     x0, v0 = x0.requires_grad_(), v0.requires_grad_()
     shift = torch.tensor(0.3, dtype=dtype, requires_grad=True)
     t = torch.tensor([0.0, 0.3, 0.5], dtype=torch.float64)
-    fixed = method in so.METHODS or method in ("euler", "midpoint", "heun2", "heun3",
-            "rk4", "explicit_adams", "implicit_adams", "fixed_adams")  # fmt: skip
-    tight = 1e-4 if method in SLOW else 1e-6
-    how = {"step_size": 0.1} if fixed else {"rtol": tight, "atol": tight}
+    if method in so.METHODS:
+        how = {"step_size": 0.1}
+    elif method in FIXED:
+        how = {"step_size": 0.05}
+    else:
+        tight = 1e-4 if method in SLOW else 1e-6
+        how = {"rtol": tight, "atol": tight}
     sol = so.odeint(system, (x0, v0), t, method=method, gradient=gradient,
                     args=(shift,), **how)  # fmt: skip
     loss = sol.x.cos().sum() + sol.v.square().sum()
