@@ -2,9 +2,10 @@
 
     ẍ + c ẋ = f(x, u(t)),    time in samples, c learned
 
-with f = b (u + u₀) − k x − k₂ x² − k₃ x³ (six numbers in all, ``white_box``) or with a
-small network in place of what is not linear (``neural``).  Both are simulated freely:
-the model sees the input and the first 50 output samples, never the output after.
+with f = p + b u − k x − k₂ x² − k₃ x³ (six numbers in all, ``white_box``) or with a
+small network for what is not linear (``neural``).  Both are simulated freely: the model
+sees the input and the first 50 output samples, never the output after.  Both are fitted
+by Gauss–Newton, for which the laws, being small, are simulated many at a time.
 
 Two things decide the error.  The input is a smooth voltage, so it is interpolated by
 cubics between samples (holding it costs 13 mV); and a step of half a sample is needed
@@ -20,13 +21,17 @@ from .data import SILVERBOX_GIVEN, rmse_mv
 from .forcing import Cubic
 from .odeint import odeint
 from .system import Newton
-from .training import fit
 
 START = 8  # sample at which a simulation starts; derivatives need three on each side
 
 
 class Polynomial(nn.Module):
-    """f = b (u + u₀) − k x − k₂ x² − k₃ x³ with ``numbers`` = (b, b u₀, k, k₂, k₃)."""
+    """f = b u + p − k x − k₂ x² − k₃ x³ with ``numbers`` = (p, b, k, k₂, k₃).
+
+    The numbers may have leading axes: laws side by side, for states (laws, batch, 1).
+    """
+
+    size = 5
 
     def __init__(self, numbers):
         super().__init__()
@@ -34,26 +39,39 @@ class Polynomial(nn.Module):
 
     def forward(self, t, x, u):
         """Return the force, the shape of ``x``."""
-        b, offset, k, k2, k3 = self.numbers
-        return b * u + offset - x * (k + x * (k2 + x * k3))
+        p, b, k, k2, k3 = (z[..., None, None] for z in self.numbers.unbind(-1))
+        return p + b * u - x * (k + x * (k2 + x * k3))
 
 
 class Network(nn.Module):
-    """f = A (x, u) + W₂ tanh(W₁ (x, u) + b₁) + b₂ − k₃ x³, the last term optional."""
+    """f = p + b u − k x + Σ_i a_i tanh(r_i x + s_i u + q_i), several laws as above.
 
-    def __init__(self, hidden=32, cubic=False):
+    ``numbers`` = (p, b, k, a, r, s, q), the last four of ``hidden`` entries each.
+    """
+
+    hidden = 8
+    size = 3 + 4 * hidden
+
+    def __init__(self, numbers):
         super().__init__()
-        self.linear = nn.Linear(2, 1, dtype=torch.float64)
-        self.hidden = nn.Linear(2, hidden, dtype=torch.float64)
-        self.out = nn.Linear(hidden, 1, bias=False, dtype=torch.float64)
-        self.k3 = nn.Parameter(torch.zeros((), dtype=torch.float64)) if cubic else None
-        nn.init.zeros_(self.out.weight)  # start as the linear oscillator
+        self.numbers = nn.Parameter(numbers)
 
     def forward(self, t, x, u):
         """Return the force, the shape of ``x``."""
-        both = torch.cat((x, u), -1)
-        force = self.linear(both) + self.out(torch.tanh(self.hidden(both)))
-        return force if self.k3 is None else force - self.k3 * x**3
+        p, b, k = (z[..., None, None] for z in self.numbers[..., :3].unbind(-1))
+        a, r, s, q = self.numbers[..., None, 3 : 3 + 4 * self.hidden].chunk(4, -1)
+        wave = torch.tanh(r * x + s * u + q)
+        return p + b * u - k * x + (a * wave).sum(-1, keepdim=True)
+
+
+class CubicNetwork(Network):
+    """The same − k₃ x³, the last number."""
+
+    size = Network.size + 1
+
+    def forward(self, t, x, u):
+        """Return the force, the shape of ``x``."""
+        return super().forward(t, x, u) - self.numbers[..., None, None, -1] * x**3
 
 
 def half_samples(u):
@@ -77,7 +95,7 @@ def simulate(system, u, y):
     Parameters
     ----------
     system : Newton
-        Its field is called ``field(t, x, u)``.
+        Its field is called ``field(t, x, u)``; of one law, or of several side by side.
     u : Tensor, shape (2n − 1, batch)
         Input at half samples.
     y : Tensor, shape (m, batch), m >= 12
@@ -85,11 +103,13 @@ def simulate(system, u, y):
 
     Returns
     -------
-    Tensor, shape (n − START, batch)
+    Tensor, shape (n − START, batch) or (n − START, laws, batch)
         The simulated output from sample ``START`` on.
     """
     x0 = y[START].unsqueeze(-1)
     v0 = slope(y[START - 3 : START + 4].T)
+    laws = system.field.numbers.shape[:-1]
+    start = tuple(z.expand(*laws, *z.shape) for z in (x0, v0))
     t = torch.arange(START, (len(u) + 1) // 2, dtype=torch.float64)
     # The steps visit exactly the half samples: read them off, no need to interpolate.
     u = u.unsqueeze(-1).unbind()
@@ -97,7 +117,7 @@ def simulate(system, u, y):
     def forcing(t):
         return u[round(2 * t.item())]
 
-    return odeint(system, (x0, v0), t, step_size=0.5, forcing=forcing).x[..., 0]
+    return odeint(system, start, t, step_size=0.5, forcing=forcing).x[..., 0]
 
 
 def windows(record, starts, length, scale):
@@ -119,45 +139,6 @@ def scales(record):
     return record.u[record.train].std(), record.y[record.train].std()
 
 
-def regress(record, scale, powers):
-    """Least squares for ÿ = b u + b u₀ − c ẏ − Σ_p k_p yᵖ by numerical derivatives.
-
-    A first guess: differentiating twice costs accuracy that the simulation regains.
-    """
-    u, y = (part[record.train] for part in standardised(record, scale))
-    v = slope(y)
-    a, v, u, y = slope(v), v[3:-3], u[6:-6], y[6:-6]
-    columns = [u, torch.ones_like(u), -v, *(-(y**p) for p in powers)]
-    solution = torch.linalg.lstsq(torch.stack(columns, 1), a.unsqueeze(1)).solution
-    return solution[:, 0]
-
-
-def white_box(record, length=600, count=64):
-    """Fit the six numbers by Gauss–Newton on free simulations of training windows.
-
-    Returns
-    -------
-    Newton
-    """
-    scale = scales(record)
-    b, offset, c, *k = regress(record, scale, (1, 2, 3))
-    guess = torch.stack((c, b, offset, *k))
-    u, y = training_windows(record, scale, length, count)
-
-    def build(numbers):
-        numbers = torch.as_tensor(numbers)
-        return Newton(Polynomial(numbers[1:]), damping=nn.Parameter(numbers[0]))
-
-    def residual(numbers):
-        with torch.no_grad():
-            x = simulate(build(numbers), u, y)
-        return (x - y[START:])[SILVERBOX_GIVEN - START :].flatten().numpy()
-
-    size = np.maximum(np.abs(guess.numpy()), 1e-3)
-    result = least_squares(residual, guess.numpy(), x_scale=size, ftol=1e-6)
-    return build(result.x)
-
-
 def training_windows(record, scale, length, count):
     """Evenly spread windows of the training part."""
     last = record.train.stop - length
@@ -165,48 +146,129 @@ def training_windows(record, scale, length, count):
     return windows(record, starts, length, scale)
 
 
-# Window length and number of updates: short windows find the force, long ones its
-# small errors, which accumulate over the memory of some 60 samples.
-STAGES = ((24, 300), (56, 300), (136, 500))
+def build(law, numbers):
+    """The system of a law: ``numbers`` (..., 1 + law.size), the damping first."""
+    damping = numbers[..., :1, None] if numbers.ndim > 1 else numbers[0]
+    return Newton(law(numbers[..., 1:]), damping=nn.Parameter(damping))
 
 
-def neural(record, train=fit, cubic=False, stages=STAGES, generator=None):
-    """Train a second-order neural ODE with learned damping on growing windows.
+def regress(record, scale, features):
+    """Least squares for ÿ + c ẏ = Σ_i w_i feature_i(y, u) by numerical derivatives.
+
+    A first guess: differentiating twice costs accuracy that simulation regains.
+
+    Returns
+    -------
+    Tensor
+        (c, w…).
+    """
+    u, y = (part[record.train] for part in standardised(record, scale))
+    v = slope(y)
+    a, v, y, u = slope(v), v[3:-3], y[6:-6], u[6:-6]
+    columns = torch.cat((-v.unsqueeze(1), features(y, u)), 1)
+    return torch.linalg.lstsq(columns, a.unsqueeze(1)).solution[:, 0]
+
+
+def polynomial_guess(record, scale):
+    """First numbers of the white box."""
+    ones = torch.ones_like
+    return regress(
+        record, scale, lambda y, u: torch.stack((ones(y), u, -y, -(y**2), -(y**3)), 1)
+    )
+
+
+def network_guess(law, record, scale, generator):
+    """First numbers of a network: random waves, the rest by linear regression."""
+    r, s, q = torch.randn(
+        3, law.hidden, generator=generator, dtype=torch.float64
+    ) * torch.tensor([[0.7], [0.2], [1.0]])
+
+    def features(y, u):
+        waves = torch.tanh(torch.outer(y, r) + torch.outer(u, s) + q)
+        plain = torch.stack((torch.ones_like(y), u, -y), 1)
+        return torch.cat((plain, waves), 1)
+
+    rest = torch.zeros(law.size - 3 - 4 * law.hidden, dtype=torch.float64)
+    return torch.cat((regress(record, scale, features), r, s, q, rest))
+
+
+def gauss_newton(law, record, guess, length=200, count=64, rounds=40):
+    """Fit the numbers of a law by least squares on free simulations of windows.
+
+    The derivative of a simulation with respect to all numbers is one simulation of as
+    many laws side by side, each with one number moved a little.
+
+    Parameters
+    ----------
+    law : type
+        ``Polynomial``, ``Network`` or ``CubicNetwork``.
+    record : Silverbox
+    guess : Tensor, shape (1 + law.size,)
+    length, count : int
+        Samples in a window, number of windows.
+    rounds : int, default 40
+        Largest number of Gauss–Newton steps tried.
+
+    Returns
+    -------
+    Newton
+        With the fitted law and damping, for the standardised record.
+    """
+    u, y = training_windows(record, scales(record), length, count)
+    # While the start is forgotten, errors say nothing about the law.
+    wanted = y[SILVERBOX_GIVEN:].flatten()
+
+    def outputs(numbers):
+        with torch.no_grad():
+            x = simulate(build(law, torch.as_tensor(numbers)), u, y)
+        return x[SILVERBOX_GIVEN - START :]
+
+    def residual(numbers):
+        return (outputs(numbers).flatten() - wanted).numpy()
+
+    def jacobian(numbers):
+        shift = 1e-6 * np.maximum(np.abs(numbers), 0.1)
+        moved = numbers + np.diag(shift)
+        x = outputs(np.concatenate((numbers[None], moved)))  # (n, 1 + numbers, batch)
+        change = (x[:, 1:] - x[:, :1]).movedim(1, 2).flatten(0, 1)
+        return change.numpy() / shift
+
+    result = least_squares(
+        residual, guess.numpy(), jacobian, x_scale="jac", ftol=1e-4, max_nfev=rounds
+    )
+    return build(law, torch.from_numpy(result.x))
+
+
+def white_box(record, length=600, **settings):
+    """Fit the six numbers of the physics: c and those of ``Polynomial``.
+
+    Few numbers afford long windows.  ``settings`` are those of ``gauss_newton``.
+    """
+    guess = polynomial_guess(record, scales(record))
+    return gauss_newton(Polynomial, record, guess, length, **settings)
+
+
+def neural(record, cubic=False, generator=None, **settings):
+    """Fit a second-order neural ODE with learned damping.
 
     Parameters
     ----------
     record : Silverbox
-    train : callable, default ``fit``
-        ``train(model, loss, steps, lr)``.
     cubic : bool, default False
-        Give the network one further number, the coefficient of x³: beyond the training
-        amplitudes a tanh network goes on as a straight line, the circuit does not.
-    stages : sequence of (int, int)
-        Window length in samples and number of updates.
+        Give the network one number more, the coefficient of x³: beyond the training
+        amplitudes waves go on as a straight line, the circuit does not.
     generator : torch.Generator, optional
-        Draws the windows.
+        Draws the first waves.
+    **settings
+        Those of ``gauss_newton``.
 
     Returns
     -------
     Newton
     """
-    scale = scales(record)
-    b, offset, c, k = regress(record, scale, (1,))
-    law = Network(cubic=cubic)
-    with torch.no_grad():
-        law.linear.weight.copy_(torch.stack((-k, b)).unsqueeze(0))
-        law.linear.bias.copy_(offset.unsqueeze(0))
-    system = Newton(law, damping=nn.Parameter(c.clone()))
-    for stage, (length, steps) in enumerate(stages):
-
-        def loss(system, length=length):
-            last = record.train.stop - record.train.start - length
-            starts = torch.randint(last, (256,), generator=generator)
-            u, y = windows(record, starts + record.train.start, length, scale)
-            return (simulate(system, u, y) - y[START:]).square().mean()
-
-        train(system, loss, steps, 1e-2 / 2**stage)
-    return system
+    law = CubicNetwork if cubic else Network
+    guess = network_guess(law, record, scales(record), generator)
+    return gauss_newton(law, record, guess, **settings)
 
 
 def errors(system, record):

@@ -172,7 +172,8 @@ def bar(steps, progress):
     try:
         if not progress:
             raise ImportError
-        from tqdm.auto import tqdm
+        # Not tqdm.auto, which warns in notebooks that lack ipywidgets.
+        from tqdm import tqdm
     except ImportError:
         yield lambda loss: None
         return
