@@ -65,6 +65,11 @@ def solve(system, x, v, t, *, method, gradient, rtol, atol, step_size, args, wat
     ValueError
         For a gradient the solver cannot give, with the alternatives.
     """
+    if t.ndim != 1:
+        raise ValueError(
+            f"`t` holds per-sample grids, but {method!r} takes one grid for all; use a "
+            'fixed-step method such as "verlet" or "blanes_moan4"'
+        )
     wants = [p for p in system.parameters() if p.requires_grad]
     wants += [a for a in args if isinstance(a, torch.Tensor) and a.requires_grad]
     check(method, gradient, step_size, [*wants, x, v, t])

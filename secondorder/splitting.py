@@ -249,8 +249,10 @@ def step_counts(t, step_size=None):
         spans = spans.amax(0)
     if step_size is None:
         return [1] * len(spans)
-    # An interval that is a multiple of the step up to rounding gets no extra step.
-    counts = (spans / step_size * (1 - 8 * torch.finfo(torch.float64).eps)).ceil()
+    # An interval that is a multiple of the step up to the rounding of the times (in
+    # their own dtype) gets no extra step.
+    slack = 4 * torch.finfo(t.dtype).eps * t.detach().abs().max().item()
+    counts = ((spans - slack) / step_size).ceil()
     return [max(1, int(n)) for n in counts.tolist()]
 
 
