@@ -1,0 +1,158 @@
+"""Forces that see the velocity: ẍ + c ẋ = a(t, x, ẋ) by velocity doubling."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from problems import DragField, noise, worst
+from scipy.integrate import solve_ivp
+
+import secondorder as so
+
+D = torch.float64
+DOUBLING = {"velocity_doubling": 2, "velocity_doubling4": 4}
+
+
+def exactly(a, damping, x, v, end):
+    """(x, v) at the end, by DOP853 at its tightest."""
+
+    def slope(t, y):
+        now = torch.tensor(y, dtype=D)
+        return np.array([y[1], a(torch.tensor(t), now[0], now[1]) - damping * y[1]])
+
+    return solve_ivp(
+        slope, (0, end), [x, v], method="DOP853", rtol=1e-13, atol=1e-13
+    ).y[:, -1]
+
+
+def solve(a, damping, x, v, end, n, method):
+    state = torch.tensor([x], dtype=D), torch.tensor([v], dtype=D)
+    sol = so.odeint(
+        so.Acceleration(a, damping), state, torch.tensor([0.0, end], dtype=D),
+        method=method, step_size=end / n,
+    )  # fmt: skip
+    return np.array([sol.x[-1].item(), sol.v[-1].item()])
+
+
+def pendulum(t, x, v):
+    """Smooth drag: the orders of a method are those of smooth fields."""
+    return -torch.sin(x) - v**3 / (2 + v**2) + 0.3 * torch.cos(t)
+
+
+def stiff_pendulum(t, x, v):
+    return 10 * (0.3 * torch.cos(t) - torch.sin(x)) - v**3 / (2 + v**2)
+
+
+def van_der_pol(t, x, v):
+    return (1 - x**2) * v - x
+
+
+PROBLEMS = {  # a, damping, end, steps from which on the slope is measured
+    "damped": (pendulum, 1.0, 3.0, {2: 100, 4: 12}),
+    "strongly damped": (stiff_pendulum, 10.0, 1.0, {2: 150, 4: 40}),
+    "van der Pol": (van_der_pol, 0.0, 3.0, {2: 200, 4: 40}),
+}
+
+
+@pytest.mark.parametrize("method", DOUBLING)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_measured_orders_with_drag_and_strong_damping(name, method):
+    a, damping, end, steps = PROBLEMS[name]
+    order = DOUBLING[method]
+    exact = exactly(a, damping, 1.2, 0.4, end)
+    n = steps[order]
+    coarse, fine = (
+        np.linalg.norm(solve(a, damping, 1.2, 0.4, end, k, method) - exact)
+        for k in (n, 2 * n)
+    )
+    assert math.log2(coarse / fine) == pytest.approx(order, rel=0.05)
+
+
+# DETEST, class E (Hull, Enright, Fellen, Sedgwick 1972), at t = 20 from t = 0.
+DETEST = {
+    "E1": (  # Bessel's equation of order ½ at t + 1
+        lambda t, x, v: -v / (t + 1) - (1 - 0.25 / (t + 1) ** 2) * x,
+        (0.6713967071418030, 0.09540051444747446),
+        (0.14567236007282, -0.098835001955746),
+    ),
+    "E2": (van_der_pol, (2.0, 0.0), (2.008149762175, -0.0425088752732)),
+    "E4": (
+        lambda t, x, v: 0.32 - 0.4 * v**2,
+        (30.0, 0.0),
+        (46.155677392031, 0.89442610092078),
+    ),
+    "E5": (
+        lambda t, x, v: torch.sqrt(1 + v**2) / (25 - t),
+        (0.0, 0.0),
+        (14.117973905426, 2.4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DETEST)
+def test_the_reference_values_of_detest(name):
+    a, start, reference = DETEST[name]
+    # Order 4.  The relaxation oscillation E2 needs half the step.
+    n, tolerance = (800, 2e-6) if name == "E2" else (400, 3e-8)
+    found = solve(a, 0.0, *start, 20.0, n, "velocity_doubling4")
+    np.testing.assert_allclose(found, reference, rtol=tolerance, atol=tolerance)
+
+
+def test_linear_damping_is_exact_however_strong():
+    """A free flight under c = 100: x = (1 − e^{−100 t})/100, in steps of 0.5."""
+    found = solve(lambda t, x, v: 0 * x, 100.0, 0.0, 1.0, 1.0, 2, "velocity_doubling")
+    np.testing.assert_allclose(found, [0.01, math.exp(-100)], rtol=1e-13)
+
+
+@pytest.mark.parametrize("method", DOUBLING)
+@pytest.mark.parametrize("damping", [0.0, 2.0, "per coordinate"])
+def test_reversal_gives_the_gradients_of_backprop(method, damping):
+    if damping == "per coordinate":
+        damping = torch.tensor([0.0, 1.0, 3.0], dtype=D, requires_grad=True)
+    else:
+        damping = torch.tensor(damping, dtype=D, requires_grad=True)
+    field = DragField()
+    system = so.Acceleration(field, damping)
+    x, v = (noise(4, 3, dtype=D, seed=s).requires_grad_() for s in (1, 2))
+    wanted = [x, v, damping, *field.parameters()]
+
+    def gradients(route):
+        sol = so.odeint(
+            system, (x, v), torch.tensor([0.0, 0.4, 1.0], dtype=D), method=method,
+            step_size=0.1, gradient=route,
+        )  # fmt: skip
+        return torch.autograd.grad(sol.x[1:].square().sum() + sol.v[-1].sum(), wanted)
+
+    exact = gradients("backprop")
+    # The grid resolves 6e-14 of a position; v − w is damped by 0.9 per step.
+    assert worst(gradients("reversible"), exact) < 1e-10
+    assert worst(gradients("checkpoint"), exact) < 1e-12
+
+
+def test_without_a_velocity_in_the_force_doubling_is_the_leapfrog():
+    """The two velocities never part, and A½ B A½ is left."""
+    leapfrog = so.Splitting(order=2, flows=(("A", 0.5), ("B", 1.0), ("A", 0.5)))
+    t, x = torch.linspace(0, 1, 11, dtype=D), noise(3, dtype=D)
+
+    def force(t, x):
+        return torch.cos(t) - torch.sin(x)
+
+    doubled = so.odeint(
+        so.Acceleration(lambda t, x, v: force(t, x), 0.7), (x, None), t,
+        method="velocity_doubling",
+    )  # fmt: skip
+    single = so.odeint(so.Newton(force, damping=0.7), (x, None), t, method=leapfrog)
+    # The kick comes in two halves on one of the velocities: rounding.
+    torch.testing.assert_close(doubled.x, single.x, rtol=0, atol=1e-14)
+
+
+def test_methods_that_would_ignore_the_velocity_raise():
+    t, x = torch.linspace(0, 1, 3), torch.zeros(2)
+    for name, method in so.METHODS.items():
+        general = so.Acceleration(lambda t, x, v: -v)
+        force = so.SecondOrder(lambda t, x: -x)
+        system, other = (force, general) if method.takes_velocity else (general, force)
+        with pytest.raises(ValueError, match=f"(?s){name}.*(Acceleration|velocity)"):
+            so.odeint(system, (x, None), t, method=name)
+        so.odeint(other, (x, None), t, method=name, step_size=0.1)
