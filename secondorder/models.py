@@ -20,8 +20,15 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .gradient import GRADIENTS, backprop, reversible
 from .gradient.reversible import Run
-from .moves import Record, reverse, walk
-from .odeint import check_state, find, find_method, integrate, odeint
+from .moves import Damp, Record, log_determinant, reverse, walk
+from .odeint import (
+    check_method_fits,
+    check_state,
+    find,
+    find_method,
+    integrate,
+    odeint,
+)
 from .splitting import METHODS, Splitting, compile_plan, is_one, momentum_plan
 from .system import SecondOrder, check_gamma, epsilon_from_gamma, hold, plain
 
@@ -119,6 +126,9 @@ class SecondOrderODE(nn.Module):
         self.gradient_name, self.gradient = find(gradient, GRADIENTS, "gradient", None)
         self.system = SecondOrder(field, epsilon)
         self.velocity = check_velocity(velocity)
+        if isinstance(self.method, Splitting):
+            name = self.method_name
+            check_method_fits(self.system, name, self.method, self.gradient)
         self.gamma = None
         if gamma is not None:
             if not is_one(epsilon):
@@ -194,9 +204,11 @@ class SecondOrderODE(nn.Module):
                 f"{list(METHODS)}"
             )
         t = torch.tensor([0.0, self.t1], dtype=torch.float64)
-        return compile_plan(
+        *moves, record = compile_plan(
             self.method, self.dynamics(), t, [self.steps], x, self.step_gamma()
         )
+        # Methods that carry p = ε v record v = p/ε: here a move like any other.
+        return (*moves, *(() if is_one(record.scale) else (Damp(record.scale),)))
 
     def state(self, x, *args):
         """Return the ``State`` at t1: x, v and all that is needed to come back."""
@@ -422,15 +434,12 @@ def undone(plan, field, state, args):
     if isinstance(state, State):
         return state._run.undo(args or None)
     x, v = check_state(state)
-    plan = tuple(move for move in plan if not isinstance(move, Record))
     warn_if_lost(plan, x.dtype)
     return walk(reverse(plan), field, x, v, args)[1][:2]
 
 
 def warn_if_lost(plan, dtype):
     """Warn if the inverse damping magnifies rounding errors to 1e-3 or more."""
-    from .moves import log_determinant
-
     growth = -float(log_determinant(plan))
     error = math.log(torch.finfo(dtype).eps) + growth
     if error > math.log(1e-3):

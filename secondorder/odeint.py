@@ -247,7 +247,7 @@ def close(field):
         field.bar = None
 
 
-def check_method_fits(system, name, method, gradient, rtol, atol):
+def check_method_fits(system, name, method, gradient, rtol=None, atol=None):
     """Raise where a splitting cannot solve the system, or cannot as it was asked to."""
     if gradient is adjoint:
         raise ValueError(
