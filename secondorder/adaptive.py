@@ -26,7 +26,7 @@ from .gradient.replay import modules_of
 from .moves import Drift, Kick, Record, evaluations, force
 from .nystrom import DP6, DP8, DP12, Nystrom, nystrom_step
 from .solution import Solution, Stats
-from .splitting import METHODS, Splitting, compile_plan, flow_moves, spread
+from .splitting import METHODS, Splitting, compile_plan, flow_moves, phi, spread
 from .system import in_modes, plain
 from .watch import Watched
 
@@ -239,25 +239,36 @@ def splitting_step(method, core, like, pull):
 
     def step(t, h, state):
         x, v, g = state
-        p = heavy * v
-        ex, ep = torch.zeros_like(x), torch.zeros_like(x)
+        p, found = heavy * v, []
         times = (t + h * nodes).to(like).unbind()
         flows = flow_moves(method.table, "A", 1.0, h * a, mass, damping, like, None)
-        push, differ = spread(h * b, like), spread((h * d).detach(), like)
+        push = spread(h * b, like)
         for i, time in enumerate(times):
-            if i > 0:
-                for move in flows[i - 1]:
-                    x, p = fly(move, x, p)
-                    with torch.no_grad():
-                        ex, ep = fly(move, ex, ep)
+            for move in flows[i - 1] if i > 0 else ():
+                x, p = fly(move, x, p)
             if i > 0 or g is None:
                 g = pull(time, x)
             p = p + push[i] * g
-            with torch.no_grad():
-                ep = ep + differ[i] * g
-        return (x, p / heavy, g), (ex, ep / heavy)
+            found.append(g.detach())
+        with torch.no_grad():
+            error = difference(h * d, h * (1 - nodes), mass, damping, found)
+        return (x, p / heavy, g), error
 
     return step
+
+
+def difference(kicks, rest, mass, damping, forces):
+    """The companion's (x, v) less the method's.
+
+    Kick i of weight d_i h flies for the rest s_i of the step, so e_x = Σ d_i h (s_i/m)
+    φ(λ s_i) f_i and e_v = Σ d_i h e^{−λ s_i} f_i / m: the flights add up.
+    """
+    forces = torch.stack(forces)
+    column = (-1, *[1] * (forces.ndim - 1))
+    kicks, rest = (w.to(forces).reshape(column) for w in (kicks, rest))
+    z = rest * (damping / mass)
+    weights = kicks * rest / mass * phi(z), kicks * torch.exp(-z) / mass
+    return tuple((w.to(forces) * forces).sum(0) for w in weights)
 
 
 def fly(move, x, p):
