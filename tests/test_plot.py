@@ -60,6 +60,8 @@ def test_every_name_of_the_interface_is_listed():
         "spectrum", "memory", "work_precision",
     }  # fmt: skip
     assert wanted <= set(dir(so.plot))
+    for name in dir(so.plot):
+        assert callable(getattr(so.plot, name))
     with pytest.raises(AttributeError, match="histogram"):
         so.plot.histogram  # noqa: B018
 

@@ -1,7 +1,7 @@
 """Pictures: every function takes data and an Axes, and returns the Axes.
 
     motion   trajectories over depth, phase portraits, vector fields with nullclines
-    linear   response curves Ψ(θ), spectra against the representable region
+    linear   response curves Ψ(θ), thresholds, spectra against the representable region
     cost     memory against depth, error against work
 
 Nothing is shown or saved here, and nobody's matplotlib settings are changed.  Colours
@@ -17,7 +17,11 @@ PARTS = {
     "phase_portrait": "motion",
     "vector_field": "motion",
     "response_curve": "linear",
+    "threshold_curve": "linear",
     "spectrum": "linear",
+    "discrete_branches": "linear",
+    "representable_probability": "linear",
+    "training_curves": "linear",
     "memory": "cost",
     "work_precision": "cost",
 }
