@@ -73,6 +73,7 @@ def test_largest_scale_is_sharp(m):
     D = np.diag([-1.0, 2.0, -0.2])
     scale = max_scale(D, m)
     assert scale == pytest.approx(-m.threshold, rel=1e-14)
+    assert max_scale(4 * D, m) == pytest.approx(scale / 4, rel=1e-14)
     assert is_representable(scale * D, m) and is_representable(scale / 2 * D, m)
     assert not is_representable(scale * (1 + 1e-9) * D, m)
     defective = max_scale(jordan(2, -1.0), m) * jordan(2, -1.0)
@@ -140,6 +141,12 @@ def test_translation_identity():
         D = rng.standard_normal((d, d))
         shifted = loss_floor(D - m.threshold * np.eye(d), FirstOrder())
         assert loss_floor(D, m) == pytest.approx(shifted, abs=1e-9)
+
+
+def test_only_where_the_determinant_is_negative_something_is_out_of_reach():
+    # Two close pairs, far apart: between the pairs the determinant is positive.
+    floor = loss_floor(np.diag([-1.0, -1.2, -5.0, -5.1]), FirstOrder())
+    assert floor == pytest.approx(0.1) and floor.at == pytest.approx(-1.1)
 
 
 def test_several_bad_intervals_give_only_a_bound():
