@@ -1,4 +1,4 @@
-"""README's table of methods and gradients is the registries', and what it says holds."""
+"""README's table of methods and gradients is that of the registries, and holds."""
 
 import math
 from pathlib import Path
