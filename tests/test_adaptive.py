@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import secondorder as so
-from secondorder.adaptive import controller, derivative, forces, stepper
+from secondorder.adaptive import controller, derivative, difference, forces, stepper
 from secondorder.control import (
     Control,
     factor,
@@ -20,7 +20,7 @@ from secondorder.control import (
     relative_size,
 )
 from secondorder.moves import Record, reverse, walk
-from secondorder.nystrom import DP6, DP8, DP12
+from secondorder.nystrom import DP6, DP8, DP12, Nystrom, nystrom_step
 from secondorder.splitting import compile_plan
 from secondorder.system import in_modes
 
@@ -130,17 +130,69 @@ def test_error_estimate_has_the_order_of_the_companion(name, damping):
     assert math.log2(sizes[0] / sizes[1]) == pytest.approx(power, rel=0.05)
 
 
+def test_the_companion_of_kicks_flies_like_the_method():
+    """Kick by kick and flight by flight, with the difference d of the weights alone."""
+    method, h, mass, damping = so.ADAPTIVE["adaptive"], 0.3, 2.0, tensor(0.0, 5.0)
+    torch.manual_seed(0)
+    kicks, forces = tensor(*method.weights), torch.randn(7, 4, 2, dtype=DOUBLE)
+    flights = [w for flow, w in method.table.flows if flow == "A"]
+    x, v = torch.zeros(2, 4, 2, dtype=DOUBLE)
+    for i, f in enumerate(forces):
+        if i > 0:
+            s, rate = flights[i - 1] * h, damping / mass
+            x = x + v * torch.where(rate == 0, s, -torch.expm1(-rate * s) / rate)
+            v = v * torch.exp(-rate * s)
+        v = v + kicks[i] * h * f / mass
+    passed = tensor(0.0, *flights).cumsum(0)
+    found = difference(kicks * h, h * (1 - passed), mass, damping, list(forces))
+    assert gap(found, (x, v)) < 1e-13
+
+
+@pytest.mark.parametrize("table", [DP6, DP8, DP12])
+def test_the_nystrom_estimate_is_the_distance_to_the_companion(table):
+    """Taken as a method of its own, on the same stages."""
+    c, b = tensor(*table.nodes), tensor(*table.weights)
+    last = ((b * (1 - c))[:-1].tolist(),) if table.shares_last else ()
+    other = Nystrom(
+        table.nodes, (*table.stages, *last), table.companion, table.companion
+    )
+    core, x = so.SecondOrder(driven_pendulum, tensor(0.3, 2.0)), tensor(1.0, -0.5)
+    ends = []
+    for numbers in (table, other):
+        step = nystrom_step(numbers, core, x, forces(core.field, ()))
+        ends.append(step(tensor(0.2)[0], tensor(0.5)[0], (x, 2 * x, None)))
+    ((x1, v1, _), error), ((x2, v2, _), _) = ends
+    assert gap(error, (x1 - x2, v1 - v2)) < 1e-7
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_free_flight_and_constant_force_have_no_error(name):
-    """The estimate vanishes where both methods are exact, damped flight included."""
     for force in (0.0, 1.0):
-        system = so.Newton(lambda t, x, w=force: torch.full_like(x, w), damping=0.0)
+        system = so.Newton(lambda t, x, w=force: torch.full_like(x, w))
         error = fixed(name, system, tensor(1.0), tensor(2.0), 0.5, 1, error=True)
         assert max(e.abs().max() for e in error) < 1e-15
-    if name == "adaptive":
-        system = so.SecondOrder(lambda t, x: torch.zeros_like(x), 0.1)
-        error = fixed(name, system, tensor(1.0), tensor(2.0), 0.5, 1, error=True)
-        assert max(e.abs().max() for e in error) < 1e-15
+
+
+def test_strong_damping_cuts_the_steps():
+    """Or the plan of the accepted steps would be refused."""
+    x = tensor(1.0).requires_grad_()
+    system, t = so.SecondOrder(lambda t, x: -x, 0.01), tensor(0.0, 1.0)
+    sol = solve(system, (x, -x.detach()), t, "adaptive", 1.0, gradient="reversible")
+    limit = so.ADAPTIVE["adaptive"].damping_limit
+    assert sol.stats.accepted >= 100 / limit
+    assert 0.2 < torch.autograd.grad(sol.x[-1], x)[0].item() < 0.4
+
+
+def test_the_size_of_an_error_is_its_root_mean_square_in_units_of_tolerance():
+    one, zero = torch.ones(5, 20, dtype=DOUBLE), torch.zeros(5, 20, dtype=DOUBLE)
+    size = relative_size(0.0, 0.1)
+    assert size((one, one), (zero, zero), (zero, zero)) == pytest.approx(10)
+    assert size((one, zero), (zero, zero), (zero, zero)) == pytest.approx(50**0.5)
+    size = relative_size(0.1, 0.1)
+    assert size((one, one), (-9 * one, zero), (zero, 9 * one)) == pytest.approx(1)
+    half = relative_size(0.0, 0.1, leave=lambda y: y / 2)
+    assert half((one, one), (zero, zero), (zero, zero)) == pytest.approx(5)
+    assert size((one[:0], one[:0]), (one[:0], one[:0]), (one[:0], one[:0])) == 0
 
 
 # -- Accuracy -------------------------------------------------------------------------
@@ -184,12 +236,12 @@ def test_error_follows_the_tolerance(name, epsilon):
     system = so.SecondOrder(driven_pendulum, epsilon)
     start, t = (tensor(1.0, -0.5), None), tensor(0.0, 4.0)
     true = solve(system, start, t, "rkn12", 1e-14)
-    errors, tolerances = [], [1e-3, 1e-5, 1e-7]
+    errors, tolerances = [], [1e-3, 1e-5, 1e-6]
     for tolerance in tolerances:
         sol = solve(system, start, t, name, tolerance)
         errors.append(gap((sol.x[-1], sol.v[-1]), (true.x[-1], true.v[-1])))
         assert errors[-1] < 10 * tolerance
-    slope = math.log(errors[0] / errors[-1]) / math.log(1e4)
+    slope = math.log(errors[0] / errors[-1]) / math.log(1e3)
     assert 0.7 < slope < 1.6
 
 
