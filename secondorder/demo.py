@@ -98,7 +98,7 @@ def cubic(train, out):
         def mse(model):
             return (model(x.expand(SEEDS, -1, -1)) - y).square().mean((1, 2))
 
-        train(model, lambda model: mse(model).sum(), 400, 0.1)
+        train(model, lambda model: mse(model).sum(), 600, 0.05)
         errors[name] = mse(model).detach()
         with torch.no_grad():
             path = model.trajectory(grid.expand(SEEDS, -1, -1))
@@ -123,7 +123,7 @@ def cubic(train, out):
 def rings(train, out):
     """Separate three nested rings by a straight line after the flow."""
     generator = torch.Generator().manual_seed(0)
-    x, label = data.nested_rings(450, 3, generator)
+    x, label = data.nested_rings(600, 3, generator)
     fresh, truth = data.nested_rings(3000, 3, generator)
     scale = x.std()  # a unit that suits the networks' initial weights
     fig, axs = canvas(2)
@@ -140,7 +140,7 @@ def rings(train, out):
             )
             return loss.mean(1).sum()
 
-        train(model, cross_entropy, 500, 0.07)
+        train(model, cross_entropy, 600, 0.05)
         with torch.no_grad():
             right = (model(fresh / scale) > 0) == truth.bool()
             accuracy[name] = right.float().mean(1)
@@ -192,10 +192,10 @@ def linear(train, out):
         Row(
             "linear map D = diag(1, −1/2)",
             "‖trained map − D‖²",
-            *(f"{distance[name]:.4f}" for name in theory),
+            *(f"{distance[name]:.3g}" for name in theory),
             "det exp(θ) > 0, but det D < 0",
         ),
-        Row("", "floor in theory", *(f"{floor[name]:.4f}" for name in theory)),
+        Row("", "floor in theory", *(f"{floor[name]:.3g}" for name in theory)),
         Row(
             "",
             "‖map of the theory's θ − D‖",
@@ -261,7 +261,7 @@ def oscillator(train, out):
         if inertia:
             system = Newton(force, damping=nn.Parameter(torch.tensor(0.1)))
         model = Observed(system, t, seen.observed, inertia)
-        train(model, lambda m: (m(t).x - seen.observed).square().mean(), 400, 0.05)
+        train(model, lambda m: (m(t).x - seen.observed).square().mean(), 300, 0.05)
         with torch.no_grad():
             error = model(longer, (fresh.x[0], fresh.v[0])).x - fresh.x
         models[name], rmse[name] = model, error.square().mean().sqrt().item()
