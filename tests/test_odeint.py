@@ -187,3 +187,35 @@ def test_scipy_refuses_to_lose_gradients():
         so.odeint(SYSTEM, (x0, None), [0.0, 1.0], method="scipy_RK45")
     with torch.no_grad():
         so.odeint(SYSTEM, (x0, None), [0.0, 1.0], method="scipy_LSODA")
+
+
+class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts reads of tensor values by the host, which on a GPU are synchronisations.
+
+    Their number must not grow with the steps.
+    """
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (
+            torch.ops.aten._local_scalar_dense.default,
+            torch.ops.aten.equal.default,
+            torch.ops.aten.nonzero.default,
+        )
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_no_step_reads_a_value_from_the_device(gradient, learned):
+    epsilon = torch.nn.Parameter(torch.tensor(0.5)) if learned else 0.5
+    system, x0 = so.SecondOrder(Field(dtype=torch.float32), epsilon), noise(4, 3)
+    counts = []
+    for steps in (5, 50):
+        with Reads() as reads:
+            sol = so.odeint(system, (x0, None), [0.0, 1.0], method="blanes_moan4",
+                            step_size=1 / steps, gradient=gradient)  # fmt: skip
+            sol.x[-1].sum().backward()
+        counts.append(reads.count)
+    assert counts[0] == counts[1]
