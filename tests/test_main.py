@@ -83,7 +83,7 @@ def test_theory_and_training_agree_on_the_linear_map(tmp_path):
     assert float(floor.first) == 0.25
     assert float(reached.first) >= 0.25 - 1e-4
     assert float(reached.first) < 0.26
-    assert float(reached.second) < 1e-3
+    assert float(reached.second) < 1e-2  # a twentieth of what is left to the first
     assert float(witness.second) < 1e-8
 
 

@@ -141,8 +141,8 @@ def vector_field(system, xlim, vlim, ax=None, *, t=0.0, points=21, nullclines=Tr
     --------
     >>> import secondorder as so
     >>> spring = so.Newton(lambda t, x: -x, damping=0.2)
-    >>> so.plot.vector_field(spring, (-1, 1), (-1, 1)).get_xlim()
-    (-1.0, 1.0)
+    >>> so.plot.vector_field(spring, (-1, 1), (-1, 1)).get_xlabel()
+    'position x'
     """
     for name, (low, high) in (("xlim", xlim), ("vlim", vlim)):
         if not low < high:
