@@ -28,6 +28,7 @@ ENSEMBLES = {
     "(Gauss/sqrt(d))^2": lambda rng, d: np.linalg.matrix_power(gauss(rng, d), 2),
     "rotation": lambda rng, d: orthogonal(rng, d, rotation=True),
     "-2 in pairs": lambda rng, d: paired(rng, d),
+    "triangular": lambda rng, d: triangular(rng, d),
 }
 
 
@@ -47,6 +48,11 @@ def paired(rng, d):
     Q, pairs = orthogonal(rng, d), d // 6
     values = [*[-2.0] * (2 * pairs), *rng.uniform(0.1, 3, d - 2 * pairs)]
     return Q @ np.diag(values) @ Q.T
+
+
+def triangular(rng, d):
+    """Return a matrix far from normal: its eigenvectors are useless at d = 200."""
+    return np.triu(gauss(rng, d), 1) + np.diag(rng.uniform(0.3, 2, d))
 
 
 def by_companion(theta, epsilon):

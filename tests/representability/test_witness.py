@@ -17,6 +17,7 @@ from matrices import (
     paired_negative,
     rotation,
     similar,
+    triangular,
 )
 from scipy.linalg import block_diag, expm
 
@@ -137,6 +138,12 @@ def test_witness_on_integer_matrices_with_known_blocks(pairs, free, seed):
     for m in (Continuous(1.0), FirstOrder()):
         # Powers of the similarity eat digits: allow for its condition number.
         assert represent(D, m).residual <= 1e-9 * np.linalg.norm(D)
+
+
+def test_witness_of_large_targets_far_from_normal():
+    D = triangular(np.random.default_rng(200), 200)
+    assert np.linalg.cond(np.linalg.eig(D)[1]) > 1e14  # no eigenbasis to speak of
+    certify(D, Continuous(0.5))
 
 
 def test_simple_targets_have_the_known_theta():
