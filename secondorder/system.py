@@ -254,7 +254,8 @@ class Potential(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             if x.is_inference():
                 x = x.clone()
-            if not (record and x.requires_grad):
+            given = record and x.requires_grad
+            if not given:
                 x = x.detach().requires_grad_()
             energy = self.energy(t, x) if self.time else self.energy(x)
             if not energy.requires_grad:
@@ -262,6 +263,8 @@ class Potential(nn.Module):
                     "`energy` returned a tensor that does not depend on `x` through "
                     "autograd; compute it from `x` with torch operations"
                 )
+            # Keep the graph only for what can be trained through it.
+            record = record and (given or strangers(energy, {id(x)}) is not None)
             (slope,) = torch.autograd.grad(energy.sum(), x, create_graph=record)
         return -slope
 
@@ -428,6 +431,28 @@ def plain(value):
     if value.ndim == 0 and not value.requires_grad:
         return value.item()
     return value.double()
+
+
+def strangers(value, known, more=()):
+    """First leaf of a graph that is in neither of two collections, or None.
+
+    ``known`` is a set of tensor ids, ``more`` a few tensors.
+    """
+    mine = {id(leaf) for leaf in more}
+    if value.grad_fn is None:
+        lost = value.requires_grad and id(value) not in known and id(value) not in mine
+        return value if lost else None
+    seen, todo = {None}, [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known and id(leaf) not in mine:
+            return leaf
+        todo.extend(parent for parent, _ in node.next_functions)
+    return None
 
 
 def hold(module, name, value):

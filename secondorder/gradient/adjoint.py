@@ -14,7 +14,7 @@ import warnings
 import torch
 import torchdiffeq
 
-from .replay import strangers
+from ..system import strangers
 
 
 def adjoint(system, state, t, *, rate, **options):

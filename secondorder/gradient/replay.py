@@ -148,25 +148,3 @@ def unobserved():
 def same(value):
     """Return the value."""
     return value
-
-
-def strangers(value, known, more=()):
-    """First leaf of a graph that is in neither of two collections, or None.
-
-    ``known`` is a set of tensor ids, ``more`` a few tensors.
-    """
-    mine = {id(leaf) for leaf in more}
-    if value.grad_fn is None:
-        lost = value.requires_grad and id(value) not in known and id(value) not in mine
-        return value if lost else None
-    seen, todo = {None}, [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known and id(leaf) not in mine:
-            return leaf
-        todo.extend(parent for parent, _ in node.next_functions)
-    return None

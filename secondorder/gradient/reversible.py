@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..grid import fingerprint
 from ..moves import Damp, Drift, Record, force, shear
+from ..system import strangers
 from .replay import (
     Aliases,
     Dice,
@@ -28,7 +29,6 @@ from .replay import (
     autocast_again,
     autocast_state,
     modules_of,
-    strangers,
     unobserved,
 )
 from .tape import KICK, RECORD, Integers, compile_tape
