@@ -28,7 +28,7 @@ from .nystrom import DP6, DP8, DP12, Nystrom, nystrom_step
 from .solution import Solution, Stats
 from .splitting import METHODS, Splitting, compile_plan, flow_moves, phi, spread
 from .system import in_modes, plain
-from .watch import Watched
+from .watch import Watched, close
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def solve_adaptive(system, x, v, t, *, method, gradient, rtol, atol, args, watch
         slopes = partial(derivative, core, pull)
         step = stepper(method, core, x, pull)
         path = march(step, control, (y, w, first), slopes, grid)
-    finish(field)
+    close(field)
     inner, cost = path.states, field.evaluations
     if wanted and not direct:
         again = replay if isinstance(method.table, Splitting) else replay_segments
@@ -350,13 +350,6 @@ def forces(field, args):
 def map_states(leave, states):
     """States in the coordinates of the user."""
     return states if leave is None else [(leave(y), leave(w)) for y, w in states]
-
-
-def finish(field):
-    """End the progress bar: what a backward pass evaluates again is not counted."""
-    if field.bar is not None:
-        field.bar.close()
-        field.bar = None
 
 
 def wants(numbers):

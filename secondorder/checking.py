@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .gradient import GRADIENTS
 from .odeint import check_state, odeint
+from .watch import SavedBytes
 
 GROUPS = ("x0", "v0", "parameters", "args")
 FAILURES = (ArithmeticError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -184,31 +185,22 @@ def differentiate(system, x, v, t, args, loss, how, route, dtype, count=False):
         "args": [a for a in args if isinstance(a, Tensor) and a.requires_grad],
     }
     flat = [p for group in inputs.values() for p in group]
-    storages = {}
-    own = {p.untyped_storage().data_ptr() for p in flat}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # held, so no address comes twice
-        return tensor
-
     devices = [x.device] if x.device.type == "cuda" else []
-    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    saved = SavedBytes(flat)
     with torch.random.fork_rng(devices), torch.enable_grad():
         begin = time.perf_counter()
-        with hooks if count else nullcontext():
+        with saved if count else nullcontext():
             pair = odeint(system, (x, v), t, gradient=route, args=args, **how)
             value = loss(*pair)
-        saved = sum(storage.nbytes() for storage in storages.values())
-        storages.clear()
+        kept = saved.total
+        saved.storages.clear()
         grads = torch.autograd.grad(value, flat, allow_unused=True)
         wait(devices)
         seconds = time.perf_counter() - begin
     pairs = zip(flat, grads, strict=True)
     grads = iter([torch.zeros_like(p) if g is None else g for p, g in pairs])
     found = {name: [next(grads) for _ in group] for name, group in inputs.items()}
-    return found, saved, seconds
+    return found, kept, seconds
 
 
 def relative(found, reference):

@@ -486,5 +486,4 @@ def by_torchdiffeq(
 
     stats = Stats(watched.evaluations, accepted=0)
     solution = Solution(torch.stack([t0, event_t]), xs, vs, stats, inside)
-    solution.event = None
     return event_t, solution

@@ -14,6 +14,7 @@ from torch import nn
 
 from .models import MomentumNet
 from .plot.cost import memory
+from .watch import SavedBytes
 
 ROUTES = ("backprop", "checkpoint", "reversible")
 
@@ -31,18 +32,9 @@ def saved_bytes(model, x):
     int
         Without the parameters of the model.
     """
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # held, so no address comes twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with SavedBytes(model.parameters()) as saved:
         y = model(x)
-    total = sum(storage.nbytes() for storage in storages.values())
+    total = saved.total
     del y
     return total
 

@@ -183,7 +183,7 @@ class SecondOrderODE(nn.Module):
         system = self.dynamics()
         if not isinstance(self.method, Splitting):
             return odeint(
-                system, (x, v), t, method=self.method, gradient=self.gradient_name,
+                system, (x, v), t, method=self.method, gradient=self.gradient,
                 args=args,
             )  # fmt: skip
         return integrate(

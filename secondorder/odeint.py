@@ -19,7 +19,7 @@ from .solution import Solution, Stats, quintic_hermite
 from .solvers import SOLVERS, solve
 from .splitting import METHODS, Splitting, compile_plan, step_counts
 from .system import in_modes
-from .watch import Watched, progress_bar
+from .watch import Watched, close, progress_bar
 
 
 def odeint(
@@ -238,13 +238,6 @@ def watched(field, t=None, counts=None, cost=None, *, check_finite, bar):
 
     meter = None if bar is None else bar(cost, "odeint")
     return Watched(field, check_finite, locate, meter)
-
-
-def close(field):
-    """End the progress bar: what a backward pass evaluates again is not counted."""
-    if isinstance(field, Watched) and field.bar is not None:
-        field.bar.close()
-        field.bar = None
 
 
 def check_method_fits(system, name, method, gradient, rtol=None, atol=None):

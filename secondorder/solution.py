@@ -52,6 +52,8 @@ class Solution:
     (torch.Size([11, 1]), torch.Size([1]), 11)
     """
 
+    event = None  # which event ended it, for ``odeint_event``
+
     def __init__(self, t, x, v, stats, inside=None):
         self.t, self.x, self.v, self.stats = t, x, v, stats
         self._inside = inside

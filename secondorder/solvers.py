@@ -16,7 +16,7 @@ from torchdiffeq._impl.odeint import SOLVERS as _TORCHDIFFEQ
 from .gradient import adjoint
 from .solution import Solution, Stats
 from .system import plain
-from .watch import Watched
+from .watch import Watched, close
 
 SCIPY = {
     "scipy_solver": "LSODA",
@@ -104,6 +104,7 @@ def solve(system, x, v, t, *, method, gradient, rtol, atol, step_size, args, wat
         xs, vs = x.unsqueeze(0), v.unsqueeze(0)
     else:
         xs, vs = run((x, v), t)
+    close(watched)
     stats = Stats(watched.evaluations, accepted=0)
     return Solution(t, xs, vs, stats, inside)
 

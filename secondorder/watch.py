@@ -1,7 +1,7 @@
-"""An eye on a field: counts its evaluations, moves a progress bar, finds the first NaN.
+"""An eye on what runs: evaluations, progress, the first NaN, bytes kept for later.
 
 Because the field is the one thing that every method and every gradient calls, what is
-watched here works for all of them.
+watched there works for all of them.
 """
 
 import torch
@@ -31,6 +31,9 @@ class Watched(nn.Module):
     def __init__(self, field, check_finite=False, locate=None, bar=None):
         super().__init__()
         self.field, self.check_finite = field, check_finite
+        # The module of a bound method: its parameters are found through this one.
+        owner = getattr(field, "__self__", None)
+        self.owner = owner if isinstance(owner, nn.Module) else None
         self.locate, self.bar, self.evaluations = locate, bar, 0
 
     def forward(self, time, x, *args):
@@ -51,12 +54,56 @@ class Watched(nn.Module):
         return value
 
 
+def close(field):
+    """End the progress bar: what a backward pass evaluates again is not counted."""
+    if isinstance(field, Watched) and field.bar is not None:
+        field.bar.close()
+        field.bar = None
+
+
 def progress_bar(total=None, label=None):
     """A tqdm bar, which needs the extra ``progress``."""
     try:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm  # .auto warns in notebooks without ipywidgets
     except ImportError:
         raise ImportError(
             "`progress=True` needs tqdm: pip install secondorder[progress]"
         ) from None
     return tqdm(total=total, desc=label, unit="f")
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """A context that counts what autograd saves in it for the backward pass.
+
+    Parameters
+    ----------
+    own : iterable of Tensor
+        Tensors that are there anyway, such as parameters, and do not count.
+
+    Attributes
+    ----------
+    total : int
+        Bytes; tensors that share memory count once.
+    """
+
+    def __init__(self, own=()):
+        self.own = {p.untyped_storage().data_ptr() for p in own}
+        self.storages = {}
+        super().__init__(self.pack, lambda tensor: tensor)
+
+    def __enter__(self):
+        """Begin to count."""
+        super().__enter__()
+        return self
+
+    def pack(self, tensor):
+        """Count a saved tensor."""
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.own:
+            self.storages[storage.data_ptr()] = storage  # held: no address comes twice
+        return tensor
+
+    @property
+    def total(self):
+        """Bytes so far."""
+        return sum(storage.nbytes() for storage in self.storages.values())
