@@ -160,13 +160,17 @@ def growth(case, depth, route):
     """Growth of the resident set in MiB; two layers first, which load everything."""
     # Tensors of 64 KiB and more get pages of their own, which are returned when freed;
     # from the heap they would hide in what is left from before.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(-3, 65536)
+    c = ctypes.CDLL(None)
+    with contextlib.suppress(AttributeError):  # not glibc
+        c.mallopt(-3, 65536)
     blocks, shape = blocks_of(case, depth), CASES[case][1][depth]
     net = network(route, blocks)
     passes(network(route, blocks[:2]), torch.randn((2, *shape[1:]), requires_grad=True))
     x = torch.randn(shape, requires_grad=True)
     net.zero_grad()
+    gc.collect()
+    with contextlib.suppress(AttributeError):
+        c.malloc_trim(0)
     weights = sum(p.nbytes for p in net.parameters())  # their gradients do not count
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")

@@ -392,8 +392,11 @@ def check_rule(rule):
 
 def check_gamma(gamma):
     """Raise unless every momentum lies in [0, 1)."""
-    values = gamma.detach() if isinstance(gamma, Tensor) else torch.tensor(gamma)
-    if not bool(((values >= 0) & (values < 1)).all()):
+    if isinstance(gamma, Tensor):
+        fine = bool(((gamma >= 0) & (gamma < 1)).all())
+    else:
+        fine = 0 <= gamma < 1
+    if not fine:
         raise ValueError(
             f"`gamma` must lie in [0, 1), got {describe(gamma)}; 0 is the residual "
             "network, values near 1 keep the most momentum"
