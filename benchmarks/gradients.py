@@ -1,6 +1,6 @@
 """Time and memory of the gradient routes of a Momentum ResNet, beside momentumnet.
 
-    python benchmarks/gradients.py [--quick] [--out DIR]
+    python benchmarks/gradients.py [--quick] [--only BLOCK ...] [--out DIR]
 
 For an MLP, a convolution with BatchNorm and a transformer layer, at depth 10, 100 and
 1000: process time of one forward and backward pass as a ratio to plain backprop
@@ -198,12 +198,14 @@ def show(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="depth up to 40")
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=Path("figures"))
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for case, (_, shapes) in CASES.items():
+    for case in options.only:
+        shapes = CASES[case][1]
         for depth in (d for d in shapes if d <= (40 if options.quick else 1000)):
             memory = {route: peak(case, depth, route) for route in present()}
             count = max(3, options.repetitions // (1 + depth // 500))

@@ -323,8 +323,13 @@ def picture(everything, path):
             if n in shown and points
         }
         so.plot.work_precision(curves, ax, slopes=False)
-        ax.set_title(name, fontsize="medium")
-        ax.legend(fontsize="xx-small")
+        for line in ax.get_lines():  # ours in colour, theirs in grey
+            if " " in line.get_label():
+                line.set(color="0.6", linestyle="-", linewidth=0.8, markersize=4)
+            else:
+                line.set(linestyle="-", linewidth=2, zorder=3)
+        ax.set(title=name, ylim=(1e-10, 10))
+        ax.legend(fontsize="xx-small", loc="lower left")
     for ax in panels[len(everything):]:
         ax.remove()
     fig.savefig(path, dpi=120)
