@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .gradient import GRADIENTS, backprop, reversible
+from .gradient import GRADIENTS
 from .gradient.reversible import Run
 from .moves import Damp, Record, log_determinant, reverse, walk
 from .odeint import (
@@ -449,6 +449,3 @@ def warn_if_lost(plan, dtype):
             "exact, instead of a pair (x, v)",
             stacklevel=4,
         )
-
-
-__all__ = ["MomentumNet", "SecondOrderODE", "State", "backprop", "reversible"]

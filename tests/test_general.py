@@ -156,3 +156,18 @@ def test_methods_that_would_ignore_the_velocity_raise():
         with pytest.raises(ValueError, match=f"(?s){name}.*(Acceleration|velocity)"):
             so.odeint(system, (x, None), t, method=name)
         so.odeint(other, (x, None), t, method=name, step_size=0.1)
+
+
+@pytest.mark.parametrize("method, steps, wanted", [
+    ("blanes_moan4", 400, 1e-7), ("blanes_moan6", 400, 1e-9), ("kahan_li8", 300, 1e-9),
+])  # fmt: skip
+def test_detest_e3_is_the_printed_value(method, steps, wanted):
+    # A pendulum's cubic under a sine, whose field needs no velocity; 13 digits printed.
+    def forced(t, x):
+        return x**3 / 6 - x + 2 * torch.sin(2.78535 * t)
+
+    start = torch.zeros(1, dtype=torch.float64), None
+    sol = so.odeint(so.Newton(forced), start, torch.tensor([0.0, 20.0]).double(),
+                    method=method, step_size=20 / steps)  # fmt: skip
+    assert abs(sol.x[-1].item() + 0.1004178858647) < wanted
+    assert abs(sol.v[-1].item() - 0.2411400132096) < wanted
