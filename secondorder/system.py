@@ -292,6 +292,10 @@ def in_modes(system, like):
     enter, leave : callable
         x ↦ y = S⁻¹x and y ↦ x = S y; None where nothing changes.
     """
+    for name in ("epsilon", "mass", "damping"):  # training may have moved them
+        value = getattr(system, name, None)
+        if isinstance(value, nn.Parameter):
+            positive(value, name, zero=name == "damping")
     if getattr(system, "modes", None) is None:
         takes_velocity = getattr(system, "takes_velocity", False)
         core = Core(system.field, system.mass, system.damping, takes_velocity)

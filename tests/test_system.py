@@ -105,6 +105,15 @@ def test_a_learned_epsilon_is_a_parameter_and_a_fixed_tensor_moves_with_the_modu
     assert fixed.epsilon.dtype == torch.float64
 
 
+@pytest.mark.parametrize("method", ["verlet", "blanes_moan4", "adaptive"])
+def test_an_epsilon_that_training_made_negative_is_refused(method):
+    system = so.SecondOrder(Field(), nn.Parameter(torch.tensor(0.3).double()))
+    with torch.no_grad():
+        system.epsilon -= 1.0
+    with pytest.raises(ValueError, match="`epsilon`.*-0.7"):
+        so.odeint(system, (noise(2, 3).double(), None), [0.0, 1.0], method=method)
+
+
 class Well(nn.Module):
     def __init__(self):
         super().__init__()

@@ -25,9 +25,7 @@ KICK, DRIFT, DAMP, RECORD, PUSH, POP, SHIFT = range(7)
 BYTE = 8
 # A damp that destroys more than 32 bits costs more to remember than a float32 state.
 STRONGEST_DAMP = 2.0**-32
-
-
-NAN = torch.iinfo(torch.int64).min
+NAN = torch.iinfo(torch.int64).min  # stands for NaN among integers
 
 
 class Step(NamedTuple):
@@ -64,20 +62,17 @@ def compile_tape(plan, dtype, device, scale=1.0):
     s, depth = [1.0] * lanes, [[] for _ in range(lanes)]
     steps, origin = [], -1
 
-    def on_device(number):
-        return number.to(device) if isinstance(number, Tensor) else number
-
     def reads():
-        return tuple(on_device(scale / fu) for scale in s)
+        return tuple(on(scale / fu, device) for scale in s)
 
     for i, (move, w) in enumerate(zip(plan, weights, strict=True)):
         if isinstance(move, Kick):
             origin = i if move.fresh else origin
-            factor = tuple(on_device(w / scale * fu) for scale in s)
+            factor = tuple(on(w / scale * fu, device) for scale in s)
             read = reads() if move.side else ()
             steps.append(Step(KICK, i, 0, factor, read, origin))
         elif isinstance(move, Drift):
-            factor = on_device(w * s[0] * (fx / fu))
+            factor = on(w * s[0] * (fx / fu), device)
             steps.append(Step(DRIFT, i, 0, factor, reads()[:1]))
         elif isinstance(move, Record):
             steps.append(Step(RECORD, i, 0, None, reads()[:1]))
