@@ -245,10 +245,10 @@ def step_counts(t, step_size=None):
     ``t`` has shape ``(n,)`` or ``(batch, n)``; samples share the largest count.
     """
     spans = t.detach().double().diff().abs().cpu()
+    if step_size is None or not t.numel():  # an empty batch has no spans to divide
+        return [1] * spans.shape[-1]
     if spans.ndim == 2:
         spans = spans.amax(0)
-    if step_size is None:
-        return [1] * len(spans)
     # An interval that is a multiple of the step up to the rounding of the times (in
     # their own dtype) gets no extra step.
     slack = 4 * torch.finfo(t.dtype).eps * t.detach().abs().max().item()

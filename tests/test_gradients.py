@@ -99,6 +99,15 @@ def test_empty_batches_single_samples_and_bare_vectors(gradient, shape):
     assert slope.shape == shape
 
 
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
+@pytest.mark.parametrize("step_size", [None, 0.1])
+def test_an_empty_batch_may_have_times_of_its_own(gradient, step_size):
+    system, t = so.SecondOrder(so.Autonomous(nn.Tanh()), 0.5), torch.zeros(0, 4)
+    sol = so.odeint(system, (noise(0, 3), None), t, gradient=gradient,
+                    step_size=step_size)  # fmt: skip
+    assert sol.x.shape == sol.v.shape == (4, 0, 3)
+
+
 @pytest.mark.parametrize("segments", [1, 3, 7, 50])
 def test_checkpointing_any_number_of_segments_changes_no_bit(segments):
     blocks = [mlp(seed=n) for n in range(7)]

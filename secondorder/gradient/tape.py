@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..grid import Grid, grid_for
+from ..grid import Grid, grid_for, power
 from ..moves import Damp, Drift, Kick, Record
 
 KICK, DRIFT, DAMP, RECORD, PUSH, POP, SHIFT = range(7)
@@ -203,12 +203,12 @@ def rebalance(s, depth, steps, lane, device):
             code, bits = POP, depth.pop()
         else:
             code, bits = SHIFT, bits_above_one(s)
-        s = s / two_to(bits)
+        s = s / power(bits)
         steps.append(Step(code, -1, lane, on(bits, device)))
     while smallest(s) < 2.0**-BYTE:
         bits = bits_below_one(s)
         depth.append(bits)
-        s = s * two_to(bits)
+        s = s * power(bits)
         steps.append(Step(PUSH, -1, lane, on(bits, device)))
     return s
 
@@ -227,24 +227,23 @@ def bits_above_one(s):
     return s.abs().log2().ceil().clamp(0, BYTE).to(torch.int64)
 
 
-def two_to(bits):
-    """2^bits for an int or a tensor of them."""
-    return torch.exp2(bits.double()) if isinstance(bits, Tensor) else 2.0**bits
-
-
 def on(value, device):
     """Move a tensor to a device, leave a number alone."""
     return value.to(device) if isinstance(value, Tensor) else value
 
 
 def smallest(s):
-    """Least magnitude of a scale."""
-    return s.abs().min().item() if isinstance(s, Tensor) else abs(s)
+    """Least magnitude of a scale; 1, which asks for nothing, in an empty batch."""
+    if isinstance(s, Tensor):
+        return s.abs().min().item() if s.numel() else 1.0
+    return abs(s)
 
 
 def largest(s):
-    """Greatest magnitude of a scale."""
-    return s.abs().max().item() if isinstance(s, Tensor) else abs(s)
+    """Greatest magnitude of a scale; 1 in an empty batch."""
+    if isinstance(s, Tensor):
+        return s.abs().max().item() if s.numel() else 1.0
+    return abs(s)
 
 
 def check_damp(w):
