@@ -128,8 +128,7 @@ def reference(problem):
 def ours(problem, name):
     """One of secondorder's names, torchdiffeq's through it included."""
     system = so.Newton(
-        lambda t, x: problem.scale * problem.force(torch, t, x),
-        damping=problem.damping,
+        lambda t, x: problem.scale * problem.force(torch, t, x), damping=problem.damping
     )
     start = [torch.tensor(y, dtype=torch.float64) for y in (problem.x, problem.v)]
     t = torch.tensor([0.0, problem.end], dtype=torch.float64)
@@ -330,7 +329,7 @@ def picture(everything, path):
                 line.set(linestyle="-", linewidth=2, zorder=3)
         ax.set(title=name, ylim=(1e-10, 10))
         ax.legend(fontsize="xx-small", loc="lower left")
-    for ax in panels[len(everything):]:
+    for ax in panels[len(everything) :]:
         ax.remove()
     fig.savefig(path, dpi=120)
 

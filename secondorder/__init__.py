@@ -1,31 +1,34 @@
 """Second-order neural ODEs ε ẍ + ẋ = f(t, x) and Momentum ResNets in PyTorch.
 
 system     what is solved              SecondOrder, Newton, Acceleration
-method     how a step is made          METHODS, or the name of an adaptive solver
-gradient   how it is differentiated    GRADIENTS
+method     how a step is made          METHODS, ADAPTIVE, SOLVERS, by name or as objects
+gradient   how it is differentiated    GRADIENTS, by name or as so.reversible(keep=8)
 
 and one verb, ``odeint(system, (x0, v0), t, method=…, gradient=…)``.  Networks, the
 theory of what they represent, data and plots are built on these.
 """
 
-from . import data, forcing, plot
-from .adaptive import ADAPTIVE, Adaptive
-from .checking import check_gradient
+from importlib import import_module as _import_module
+from typing import Any as _Any
+
+from . import data, plan, plot
+from .check_gradient import check_gradient
 from .events import odeint_event
-from .forcing import Forced
-from .gradient import GRADIENTS, backprop, checkpoint, reversible
+from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
+from .methods import ADAPTIVE, METHODS, SOLVERS, Adaptive, Splitting
 from .models import MomentumNet, SecondOrderODE, State
 from .odeint import odeint
-from .solution import Solution, Stats
-from .solvers import SOLVERS
-from .splitting import METHODS, Splitting
-from .system import (
+from .solution import DenseOutput, Solution, Stats
+from .systems import (
     Acceleration,
     Autonomous,
+    Forced,
     Newton,
     Potential,
     SecondOrder,
+    System,
     epsilon_from_gamma,
+    forcing,
     gamma_from_epsilon,
 )
 from .training import fit
@@ -40,6 +43,7 @@ __all__ = [
     "Newton",
     "Potential",
     "SecondOrder",
+    "System",
     "epsilon_from_gamma",
     "gamma_from_epsilon",
     # methods
@@ -50,10 +54,13 @@ __all__ = [
     "Splitting",
     # gradients
     "GRADIENTS",
+    "Gradient",
+    "adjoint",
     "backprop",
     "checkpoint",
     "reversible",
     # the verb and what it returns
+    "DenseOutput",
     "Solution",
     "Stats",
     "odeint",
@@ -67,5 +74,14 @@ __all__ = [
     "data",
     "fit",
     "forcing",
+    "plan",
     "plot",
+    "representability",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Load the linear theory, which needs SciPy's decompositions, at first use."""
+    if name == "representability":
+        return _import_module(".representability", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,32 +1,8 @@
-"""The command line: ``python -m secondorder demo | verify | orders | memory``."""
+"""The door of ``python -m secondorder``, which leads to the command line."""
 
-import argparse
 import sys
-from importlib import import_module
 
-# Each command is a module with main(argv) -> exit status, imported when it is called.
-COMMANDS = {
-    "demo": "fit toy problems with first- and second-order flows (figures, table)",
-    "verify": "train linear models and compare with the theory of what they represent",
-    "orders": "measure the order of every method",
-    "memory": "count the bytes that every gradient route keeps, against depth",
-}
-
-
-def main(argv=None):
-    """Run one command and return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m secondorder",
-        description="Second-order neural ODEs and Momentum ResNets.",
-        epilog="Each command has its own --help.",
-    )
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name, text in COMMANDS.items():
-        # Everything after the name belongs to the command, --help included.
-        commands.add_parser(name, help=text, add_help=False)
-    args, rest = parser.parse_known_args(argv)
-    return import_module(f".{args.command}", __package__).main(rest)
-
+from .cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,54 +15,45 @@ References: Chen, Amos, Nickel, "Learning Neural Event Functions for Ordinary
 Differential Equations", ICLR 2021, section 3.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
-from .forcing import Driven
-from .gradient import GRADIENTS, backprop
-from .moves import Record
-from .odeint import (
-    check_method_fits,
-    check_state,
-    check_step_size,
-    check_system,
-    check_tolerances,
-    find,
-    find_method,
-    integrate,
-)
+from . import checks
+from .gradients import GRADIENTS, Gradient, backprop, find_gradient
+from .methods import METHODS, Method, Splitting, check_fit, find_method
+from .monitor import MonitoredField
+from .plan import Record
 from .roots import chandrupatla
-from .solution import Solution, Stats
-from .solvers import SCIPY, SOLVERS, FirstOrderForm, check, options_of
-from .splitting import METHODS, Splitting, compile_plan
-from .system import in_modes
-from .watch import Watched
+from .solution import DenseOutput, Solution, Stats
+from .systems import Problem, System
+from .systems.problem import forced
 
+State = tuple[Tensor, Tensor]
 CHUNK = 32  # steps taken between two looks at the signs: one device synchronisation
 MOST_STEPS = 10_000
 
 
 def odeint_event(
-    system,
-    state,
-    t0,
+    system: System,
+    state: tuple[Tensor, Tensor | None],
+    t0: float | Tensor,
     *,
-    event_fn,
-    reverse_time=False,
-    method="verlet",
-    step_size=None,
-    horizon=None,
-    per_sample=False,
-    gradient="backprop",
-    rtol=None,
-    atol=None,
-    args=(),
-    forcing=None,
-):
+    event_fn: Callable[..., Tensor],
+    reverse_time: bool = False,
+    method: str | Method = "verlet",
+    step_size: float | None = None,
+    horizon: float | None = None,
+    per_sample: bool = False,
+    gradient: str | Gradient | Callable[..., Any] = "backprop",
+    rtol: float | None = None,
+    atol: float | None = None,
+    args: Sequence[Any] = (),
+    forcing: Any = None,
+) -> tuple[Tensor, Solution]:
     """Solve from (x0, v0) until ``event_fn(t, x, v)`` changes sign.
 
     Parameters
@@ -132,100 +123,93 @@ def odeint_event(
     >>> height.grad.item()  # d √(2h)/dh
     0.7071067
     """
-    check_system(system)
-    x, v = check_state(state)
+    system = forced(checks.system(system, System), forcing)
+    x, v = checks.state(state)
     kind = t0.dtype if isinstance(t0, Tensor) else torch.float64
-    t0 = check_start(t0, x, per_sample)
-    args = tuple(args)
-    name, method = find_method(method)
-    route, gradient = find(gradient, GRADIENTS, "gradient", None)
-    check_step_size(step_size)
+    t0 = checks.start_time(t0, x, per_sample)
+    method, gradient = find_method(method), find_gradient(gradient, GRADIENTS)
     if not callable(event_fn):
         got = type(event_fn).__name__
         raise TypeError(f"`event_fn` must be a function (t, x, v) -> g, got {got}")
     if horizon is not None and not horizon > 0:
         raise ValueError(f"`horizon` must be a positive length of time, got {horizon}")
-    if forcing is not None:
-        system = Driven(system, forcing)
-    if not isinstance(method, Splitting):
-        if name in SCIPY or name not in SOLVERS:
-            raise ValueError(
-                f"`method` {name!r} has no events; use one of {list(METHODS)} with "
-                '`step_size`, or a torchdiffeq method such as "dopri5"'
-            )
+    if not method.events:
+        raise ValueError(
+            f"`method` {method.name!r} has no events; use one of {[*METHODS]} with "
+            '`step_size`, or a torchdiffeq method such as "dopri5"'
+        )
+    problem = Problem(system, x, v, t0.reshape(-1), tuple(args))
+    options = check_fit(method, gradient, problem, step_size, rtol, atol)
+    if method.events == "own":
         if per_sample:
             raise ValueError(
-                f"`per_sample` events need a fixed-step method, {name!r} has one time "
-                f"for all samples; use one of {list(METHODS)}"
+                f"`per_sample` events need a fixed-step method, {method.name!r} has "
+                f"one time for all samples; use one of {[*METHODS]}"
             )
-        check_tolerances(rtol, atol)
-        return by_torchdiffeq(
-            system, x, v, t0, event_fn, reverse_time, method, step_size, horizon, route,
-            rtol, atol, args,
-        )  # fmt: skip
-    check_method_fits(system, name, method, gradient, rtol, atol)
+        return method.solve_event(
+            problem, t0, gradient, options, event_fn, reverse_time, horizon
+        )
     if step_size is None:
         raise ValueError(
-            f"`step_size` is required: {name!r} has fixed steps, and there is no grid "
-            "of times to take them from"
+            f"`step_size` is required: {method.name!r} has fixed steps, and there is "
+            "no grid of times to take them from"
         )
     h = -step_size if reverse_time else step_size
     steps = MOST_STEPS if horizon is None else max(1, round(horizon / step_size))
-    core, enter, leave = in_modes(system, x)
-    watched = Watched(core.field)
-    inner = (x, v) if enter is None else (enter(x), enter(v))
+    core, enter, leave = system.in_modes(x)
+    watched = MonitoredField(core.field)
     search = Search(
-        core._replace(field=watched), method, gradient, args, event_fn, leave,
+        core.replace(watched), method, gradient, problem.args, event_fn, leave,
         per_sample, h, steps,
     )  # fmt: skip
-    count, before = march(search, inner, t0)
-    event_t, end, index = arrive(search, inner, t0, count, before)
-    end = end if leave is None else (leave(end[0]), leave(end[1]))
+    inner = enter(x), enter(v)
+    count, before = find_step(search, inner, t0)
+    event_t, end, index = refine_event(search, inner, t0, count, before)
+    end = leave(end[0]), leave(end[1])
     xs, vs = (torch.stack(pair) for pair in zip((x, v), end, strict=True))
-
-    def inside(_, times):
-        # The same steps once more; only for a shared event, so that `count` is an int.
-        grid = [t0, *([t0 + count * h] if count else []), event_t]
-        counts = [*([count] if count else []), 1]
-        whole = integrate(
-            system, x, v, torch.stack(grid), counts, method, backprop, args
-        )  # fmt: skip
-        return whole(times)
-
-    most = int(count.max()) if per_sample else count
+    most = int(count.max()) if isinstance(count, Tensor) else count
     stats = Stats(watched.evaluations, accepted=most + 1)
-    solution = Solution(torch.stack([t0, event_t], -1), xs, vs, stats, inside)
-    solution.event = index if per_sample else int(index)
-    return event_t.to(kind), solution
+    t = torch.stack([t0, event_t], -1)
+    # Whole steps, and what is left; per-sample paths have no dense output.
+    strides = h * torch.arange(most + 1, dtype=t0.dtype, device=t0.device)
+    steps_taken = () if per_sample else (torch.cat([t0 + strides, t[1:]]),)
+    dense = DenseOutput(method, problem, t, xs, vs, steps_taken)
+    event = index if per_sample else int(index)
+    return event_t.to(kind), Solution(t, xs, vs, stats, dense, event)
 
 
 class Search(NamedTuple):
     """What stays the same while an event is looked for."""
 
-    core: object
+    core: System
     method: Splitting
-    gradient: object
-    args: tuple
-    event_fn: object
-    leave: object
+    gradient: Gradient
+    args: tuple[Any, ...]
+    event_fn: Callable[..., Tensor]
+    leave: Callable[[Tensor], Tensor]
     per_sample: bool
     h: float
     steps: int
 
-    def flow(self, state, t, counts=(1,), route=backprop, every=False):
+    def flow(
+        self,
+        state: State,
+        t: Tensor,
+        counts: Sequence[int] = (1,),
+        route: Gradient = backprop,
+        every: bool = False,
+    ) -> Any:
         """States at the end of a time grid, or at every time of it."""
-        plan = compile_plan(self.method, self.core, t, list(counts), state[0])
+        plan = self.method.compile(self.core, t, list(counts), state[0])
         if not every:
             *moves, last = plan
             plan = (*(m for m in moves if not isinstance(m, Record)), last)
-        states = route(plan, self.core.field, *state, self.args)
+        states = route.run(plan, self.core.field, *state, self.args)
         return states if every else states[-1]
 
-    def event(self, t, state):
+    def event(self, t: Tensor, state: State) -> Tensor:
         """The event functions at a state, ``(k,)`` or ``(batch, k)``."""
-        if self.leave is not None:
-            state = tuple(self.leave(part) for part in state)
-        g = self.event_fn(t, *state)
+        g: Any = self.event_fn(t, *(self.leave(part) for part in state))
         batch = tuple(t.shape)  # () or (batch,)
         fits = isinstance(g, Tensor) and g.ndim <= len(batch) + 1
         if not fits or g.shape[: len(batch)] != batch:
@@ -238,7 +222,7 @@ class Search(NamedTuple):
         return g.reshape(*batch, -1)
 
 
-def march(search, state, t0):
+def find_step(search: Search, state: State, t0: Tensor) -> tuple[int | Tensor, State]:
     """Steps before a sign changes, and the state there.
 
     Returns
@@ -249,7 +233,7 @@ def march(search, state, t0):
         The state after that many steps.
     """
     with torch.no_grad():
-        state, t0 = tuple(part.detach() for part in state), t0.detach()
+        state, t0 = (state[0].detach(), state[1].detach()), t0.detach()
         sign = first_sign(search, state, t0)
         found = torch.zeros(t0.shape, dtype=torch.bool, device=t0.device)
         lost, count = torch.zeros_like(found), torch.zeros_like(found, dtype=torch.long)
@@ -266,10 +250,11 @@ def march(search, state, t0):
                 lost = lost | (~g.isfinite().all(-1) & ~found)
                 new = (g.sign() != sign).any(-1) & ~found
                 count = torch.where(new, start + k, count)
-                before = tuple(
+                x, v = (
                     torch.where(column(new, old), value, old)
                     for value, old in zip(last, before, strict=True)
                 )
+                before = x, v
                 found = found | new
             if bool(lost.any()):
                 raise RuntimeError(
@@ -292,18 +277,20 @@ def march(search, state, t0):
     )
 
 
-def first_sign(search, state, t0):
+def first_sign(search: Search, state: State, t0: Tensor) -> Tensor:
     """The signs just after the start: a zero at the start itself is no event."""
     t = t0 + probe(search, state)
     return search.event(t, search.flow(state, torch.stack([t0, t], -1))).sign()
 
 
-def probe(search, state):
+def probe(search: Search, state: State) -> float:
     """A time in which a state moves by more than its rounding, but hardly at all."""
     return search.h * torch.finfo(state[0].dtype).eps ** 0.5
 
 
-def arrive(search, state, t0, count, before):
+def refine_event(
+    search: Search, state: State, t0: Tensor, count: Any, before: State
+) -> tuple[Tensor, State, Tensor]:
     """Time, state and index of the event in step ``count``, with their gradients."""
     wanted = torch.is_grad_enabled()
     # An integer tensor times a float would be a float32.
@@ -321,11 +308,11 @@ def arrive(search, state, t0, count, before):
             grid, counts = torch.stack([t0, start]), [count] if count else []
         before = search.flow(state, grid, counts, search.gradient) if counts else state
     with torch.no_grad():
-        here = tuple(part.detach() for part in before)
+        here = before[0].detach(), before[1].detach()
         length, index = locate(search, here, start.detach(), count)
         event_t = start.detach() + length
     if wanted:
-        rate = speed(search, here, start.detach(), event_t, index)
+        rate = event_rate(search, here, start.detach(), event_t, index)
         end = search.flow(
             before, torch.stack([start, event_t], -1), route=search.gradient
         )
@@ -335,7 +322,9 @@ def arrive(search, state, t0, count, before):
     return event_t, end, index
 
 
-def locate(search, state, start, count):
+def locate(
+    search: Search, state: State, start: Tensor, count: Any
+) -> tuple[Tensor, Tensor]:
     """Length of the last, partial step, and which of the functions is zero there."""
     h = search.h
     upper = torch.full_like(start, h)
@@ -344,7 +333,7 @@ def locate(search, state, start, count):
         torch.as_tensor(count, device=start.device) == 0, probe(search, state), 0.0
     ).to(start)
 
-    def value(k, length):
+    def value(k: int, length: Tensor) -> Tensor:
         t = start + length
         end = search.flow(state, torch.stack([start, t], -1))
         return search.event(t, end)[..., k]
@@ -373,7 +362,9 @@ def locate(search, state, start, count):
     return length.copysign(upper), index
 
 
-def speed(search, state, start, event_t, index):
+def event_rate(
+    search: Search, state: State, start: Tensor, event_t: Tensor, index: Tensor
+) -> Tensor:
     """dg/dt along the flow of the last step, shape of the time."""
     with torch.enable_grad():
         t = event_t.detach().requires_grad_()
@@ -392,14 +383,14 @@ class ImplicitTime(torch.autograd.Function):
     """The time t* at which g is zero: dt* = −dg/(dg/dt)."""
 
     @staticmethod
-    def forward(ctx, g, time, rate):
+    def forward(ctx: Any, g: Tensor, time: Tensor, rate: Tensor) -> Tensor:
         """Return the time."""
         ctx.save_for_backward(rate)
         ctx.dtype = g.dtype
         return time.clone()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         """Gradient of g."""
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -410,80 +401,11 @@ class ImplicitTime(torch.autograd.Function):
         return (-grad / rate).to(ctx.dtype), None, None
 
 
-def pick(g, index):
+def pick(g: Tensor, index: Tensor) -> Tensor:
     """The entry ``index`` of the last axis."""
     return g.gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
-def column(mask, like):
+def column(mask: Tensor, like: Tensor) -> Tensor:
     """A mask ``()`` or ``(batch,)`` that broadcasts against a state."""
     return mask.reshape(*mask.shape, *[1] * (like.ndim - mask.ndim))
-
-
-def check_start(t0, x, per_sample):
-    """Return the initial time as tensor, one per sample if events are."""
-    if not isinstance(t0, Tensor):
-        t0 = torch.as_tensor(t0, dtype=torch.float64)
-    if not t0.is_floating_point():
-        raise TypeError(f"`t0` must be floating point, got {t0.dtype}")
-    if per_sample and x.ndim == 0:
-        raise ValueError("`per_sample` needs a batch: x0 of shape (batch, ...)")
-    shape = (x.shape[0],) if per_sample else ()
-    if t0.numel() == 1:
-        t0 = t0.reshape(())
-    elif tuple(t0.shape) != shape:
-        want = "() or (batch,)" if per_sample else "()"
-        raise ValueError(f"`t0` must have shape {want}, got {tuple(t0.shape)}")
-    if not bool(t0.detach().isfinite().all()):
-        raise ValueError(f"`t0` must be finite, got {t0}")
-    return t0.to(x.device, torch.float64).expand(shape)
-
-
-def by_torchdiffeq(
-    system, x, v, t0, event_fn, reverse_time, method, step_size, horizon, gradient,
-    rtol, atol, args,
-):  # fmt: skip
-    """Delegate to ``torchdiffeq.odeint_event``."""
-    wants = [p for p in system.parameters() if p.requires_grad]
-    wants += [a for a in args if isinstance(a, Tensor) and a.requires_grad]
-    check(method, gradient, step_size, [*wants, x, v, t0])
-    g = event_fn(t0.detach(), x.detach(), v.detach())
-    if torch.is_grad_enabled() and g.requires_grad:
-        raise ValueError(
-            "`event_fn` has parameters that require gradients, which torchdiffeq's "
-            "events do not pass on; use a fixed-step method, or torch.no_grad()"
-        )
-    if bool((g.detach() == 0).any()):
-        raise ValueError(
-            "`event_fn` is 0 at `t0`, where torchdiffeq would stop at once; use a "
-            "fixed-step method, which starts at a zero, or move off it"
-        )
-
-    def event(t, state):
-        if horizon is not None and abs(t.item() - t0.item()) > horizon:
-            raise RuntimeError(
-                f"no sign of `event_fn` changed within {horizon:.6g} of t0; wait "
-                "longer with `horizon`"
-            )
-        return event_fn(t, *state)
-
-    settings = options_of(method, x, rtol, atol, step_size)
-    solver = torchdiffeq.odeint
-    if gradient == "adjoint":
-        solver = partial(torchdiffeq.odeint_adjoint, adjoint_params=tuple(wants))
-    watched = Watched(system.field)
-    form = FirstOrderForm(system, args, watched)
-    event_t, (xs, vs) = torchdiffeq.odeint_event(
-        form, (x, v), t0, event_fn=event, reverse_time=reverse_time,
-        odeint_interface=solver, **settings,
-    )  # fmt: skip
-
-    def inside(_, times):
-        raise ValueError(
-            f"{method!r} keeps no dense output of an event; solve again with `odeint` "
-            "up to the event's time"
-        )
-
-    stats = Stats(watched.evaluations, accepted=0)
-    solution = Solution(torch.stack([t0, event_t]), xs, vs, stats, inside)
-    return event_t, solution

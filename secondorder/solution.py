@@ -1,17 +1,22 @@
 """What a solve returns: states at the requested times, and in between.
 
-Between grid points the state is the quintic Hermite interpolant of x, v and the
-acceleration at both ends of a step, of order 6 in x and 5 in v on one step:
+Dense output stores nothing: the method takes the steps of the interval that is asked
+for once more, from its left end.  ``quintic_hermite`` then interpolates x, v and the
+acceleration between steps, of order 6 in x and 5 in v on one step:
 
     x(t_n + s h) = Σ_k h^k [H_k(s) x_n^(k) + (−1)^k H_k(1−s) x_{n+1}^(k)],  k = 0, 1, 2
 
 Reference: Hairer, Nørsett, Wanner, "Solving Ordinary Differential Equations I", II.6.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+State = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,77 @@ class Stats:
     rejected: int = 0
 
 
+@dataclass(frozen=True)
+class DenseOutput:
+    """The states between the times of a solve, from every method; it can be pickled.
+
+    Parameters
+    ----------
+    method : Method
+        Its ``between(dense, i, times)`` gives the states inside interval i.
+    problem : Problem
+        The system and the arguments of its field.
+    t, x, v : Tensor
+        Times ``(n,)``, breakpoints included, and the states there.
+    steps : tuple
+        How each interval was divided, as the method notes it: a count of steps, or
+        where they began.
+    broken : tuple of bool
+        Which times are breakpoints; empty where none is.
+    """
+
+    method: Any
+    problem: Any
+    t: Tensor
+    x: Tensor
+    v: Tensor
+    steps: tuple[Any, ...] = ()
+    broken: tuple[bool, ...] = ()
+
+    def __call__(self, times: Tensor) -> State:
+        """The states ``(x, v)`` at times ``(k,)``, each ``(k, *x0.shape)``."""
+        if self.t.ndim != 1:
+            raise ValueError(
+                "dense output needs one time grid for all samples; solve with a 1-D `t`"
+            )
+        # A grid that runs backwards is searched mirrored.
+        sign = -1.0 if len(self.t) > 1 and self.t[-1] < self.t[0] else 1.0
+        grid, wanted = sign * self.t.detach(), sign * times.detach()
+        slack = 4 * torch.finfo(grid.dtype).eps * grid.abs().max()
+        if not bool(((wanted >= grid[0] - slack) & (wanted <= grid[-1] + slack)).all()):
+            raise ValueError(
+                f"`times` must lie in [{sign * grid[0]:.6g}, {sign * grid[-1]:.6g}], "
+                "the interval that was solved; solve further to look further"
+            )
+        place = torch.searchsorted(grid, wanted, right=True) - 1
+        intervals = place.clamp(0, max(len(grid) - 2, 0)).tolist()
+        found: list[State | None] = [None] * len(intervals)
+        for i in sorted(set(intervals)):
+            mine = [k for k, p in enumerate(intervals) if p == i]
+            for k, state in zip(mine, self.inside(i, times[mine]), strict=True):
+                found[k] = state
+        if not found:
+            empty = self.x[:0]
+            return empty, empty.clone()
+        xs, vs = zip(*(state for state in found if state is not None), strict=True)
+        return torch.stack(xs), torch.stack(vs)
+
+    def inside(self, i: int, times: Tensor) -> list[State]:
+        """States at times of interval i; at its ends, the states themselves."""
+        ends = {
+            self.t[k].item(): (self.x[k], self.v[k])
+            for k in (i, i + 1)
+            if k < len(self.t)
+        }
+        at_end = [ends.get(time) for time in times.tolist()]
+        if not times.requires_grad:
+            known = [state for state in at_end if state is not None]
+            if len(known) == len(at_end):
+                return known
+        x, v = self.method.between(self, i, times)
+        return [state or (x[k], v[k]) for k, state in enumerate(at_end)]
+
+
 class Solution:
     """The solution of a second-order ODE; unpacks to ``x, v``.
 
@@ -41,6 +117,8 @@ class Solution:
     x, v : Tensor
         Positions and velocities, ``(n, *x0.shape)``; ``x[0]`` is ``x0``.
     stats : Stats
+    event : int, Tensor or None
+        Which event ended it, for ``odeint_event``.
 
     Examples
     --------
@@ -52,30 +130,36 @@ class Solution:
     (torch.Size([11, 1]), torch.Size([1]), 11)
     """
 
-    event = None  # which event ended it, for ``odeint_event``
-
-    def __init__(self, t, x, v, stats, inside=None):
+    def __init__(
+        self,
+        t: Tensor,
+        x: Tensor,
+        v: Tensor,
+        stats: Stats,
+        dense: DenseOutput | None = None,
+        event: Any = None,
+    ) -> None:
         self.t, self.x, self.v, self.stats = t, x, v, stats
-        self._inside = inside
+        self.dense, self.event = dense, event
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         """Unpack to positions and velocities."""
         return iter((self.x, self.v))
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Two: positions and velocities."""
         return 2
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Tensor:
         """Positions (0) or velocities (1), as from a tuple."""
         return (self.x, self.v)[index]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Show times, shape and cost."""
         shape = tuple(self.x.shape[1:])
         return f"Solution({self.t.shape[-1]} times, state {shape}, {self.stats})"
 
-    def __call__(self, times):
+    def __call__(self, times: float | Tensor) -> State:
         """Dense output: the state ``(x, v)`` at any times of the interval.
 
         Parameters
@@ -91,7 +175,8 @@ class Solution:
         Raises
         ------
         ValueError
-            Outside the interval, or for per-sample time grids.
+            Outside the interval, for per-sample time grids, or where a solver keeps no
+            dense output.
 
         Notes
         -----
@@ -99,51 +184,20 @@ class Solution:
         taken again, from its left end.  Where h ≫ ε the velocity has a layer thinner
         than a step, which no interpolant resolves.
         """
-        if self.t.ndim != 1:
+        if self.dense is None:
             raise ValueError(
-                "dense output needs one time grid for all samples; solve with a 1-D `t`"
+                "this solver keeps no dense output of an event; solve again with "
+                "`odeint` up to the event's time"
             )
         times = torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
-        shape, times = times.shape, times.reshape(-1)
-        # A grid that runs backwards is searched mirrored.
-        sign = -1.0 if len(self.t) > 1 and self.t[-1] < self.t[0] else 1.0
-        grid, wanted = sign * self.t.detach(), sign * times.detach()
-        slack = 4 * torch.finfo(grid.dtype).eps * grid.abs().max()
-        if not bool(((wanted >= grid[0] - slack) & (wanted <= grid[-1] + slack)).all()):
-            raise ValueError(
-                f"`times` must lie in [{sign * grid[0]:.6g}, {sign * grid[-1]:.6g}], "
-                "the interval that was solved; solve further to look further"
-            )
-        place = torch.searchsorted(grid, wanted, right=True) - 1
-        place = place.clamp(0, max(len(grid) - 2, 0)).tolist()
-        found = [None] * len(place)
-        for i in sorted(set(place)):
-            mine = [k for k, p in enumerate(place) if p == i]
-            for k, state in zip(mine, self._between(i, times[mine]), strict=True):
-                found[k] = state
-        if not found:
-            empty = self.x.new_empty((*shape, *self.x.shape[1:]))
-            return empty, empty.clone()
-        x, v = (torch.stack(parts) for parts in zip(*found, strict=True))
-        return x.reshape(*shape, *x.shape[1:]), v.reshape(*shape, *v.shape[1:])
-
-    def _between(self, i, times):
-        """States at times of interval i, as a list of pairs."""
-        ends = {
-            self.t[k].item(): (self.x[k], self.v[k])
-            for k in (i, i + 1)
-            if k < len(self.t)
-        }
-        at_end = [ends.get(time) for time in times.tolist()]
-        if all(state is not None for state in at_end) and not times.requires_grad:
-            return at_end
-        x, v = self._inside(i, times)
-        return [
-            state or (x[k], v[k]) for k, state in enumerate(at_end)
-        ]
+        x, v = self.dense(times.reshape(-1))
+        tail = self.x.shape[1:]
+        return x.reshape(*times.shape, *tail), v.reshape(*times.shape, *tail)
 
 
-def quintic_hermite(t, nodes, times):
+def quintic_hermite(
+    t: Tensor, nodes: Sequence[tuple[Tensor, Tensor, Tensor]], times: Tensor
+) -> State:
     """Interpolate ``(x, v)`` between steps.
 
     Parameters
@@ -169,7 +223,7 @@ def quintic_hermite(t, nodes, times):
     s = (times - t[place]).to(x).reshape(column) / h
     left = (x[place], h * v[place], h * h * a[place])
     right = (x[place + 1], h * v[place + 1], h * h * a[place + 1])
-    value, slope = 0.0, 0.0
+    value, slope = torch.zeros_like(s), torch.zeros_like(s)
     for k in range(3):
         value = value + basis(k, s) * left[k] + (-1) ** k * basis(k, 1 - s) * right[k]
         slope = slope + basis(k, s, True) * left[k]
@@ -177,7 +231,7 @@ def quintic_hermite(t, nodes, times):
     return value, slope / h
 
 
-def basis(k, s: Tensor, slope=False):
+def basis(k: int, s: Tensor, slope: bool = False) -> Tensor:
     """H_k(s) of the quintic Hermite interpolant, or its derivative."""
     r = 1 - s
     if k == 0:

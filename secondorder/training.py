@@ -9,11 +9,14 @@ same to the loop, and there is no loader to configure.
 
 import math
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class History(NamedTuple):
@@ -28,10 +31,10 @@ class History(NamedTuple):
         Empty if all steps were made, else why not and where.
     """
 
-    loss: list
+    loss: list[float]
     stopped: str = ""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Show the ends of the curve rather than all of it."""
         if not self.loss:
             return f"History(no steps{', ' + self.stopped if self.stopped else ''})"
@@ -40,7 +43,13 @@ class History(NamedTuple):
         return f"History({len(self.loss)} steps, loss {first:.3g} to {last:.3g}{end})"
 
 
-def fit(model, loss, steps, lr, progress=True):
+def fit(
+    model: Model,
+    loss: Callable[[Model], Tensor],
+    steps: int,
+    lr: float,
+    progress: bool = True,
+) -> History:
     """Minimise ``loss(model)`` over the parameters of ``model`` by Adam.
 
     The learning rate falls to zero along half a cosine, which makes the last steps
@@ -88,7 +97,7 @@ def fit(model, loss, steps, lr, progress=True):
     check_settings(loss, steps, lr)
     optimizer = torch.optim.Adam(parameters, lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    losses = []
+    losses: list[float] = []
     with bar(steps, progress) as advance:
         for step in range(steps):
             optimizer.zero_grad()
@@ -108,7 +117,7 @@ def fit(model, loss, steps, lr, progress=True):
     return History(losses)
 
 
-def trainable(model):
+def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters to train, or a clear error if there are none."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
@@ -119,7 +128,7 @@ def trainable(model):
     return parameters
 
 
-def check_settings(loss, steps, lr):
+def check_settings(loss: object, steps: object, lr: float) -> None:
     """Raise unless the settings of ``fit`` make sense."""
     if not callable(loss):
         raise TypeError(
@@ -133,7 +142,7 @@ def check_settings(loss, steps, lr):
         raise ValueError(f"`lr` must be positive and finite, got {lr!r}")
 
 
-def checked_loss(value):
+def checked_loss(value: object) -> Tensor:
     """Return the loss as a scalar that has a gradient, or say what it is instead."""
     if not isinstance(value, Tensor):
         raise TypeError(
@@ -153,7 +162,7 @@ def checked_loss(value):
     return value.reshape(())
 
 
-def stop(losses, step, reason):
+def stop(losses: list[float], step: int, reason: str) -> History:
     """End a run that broke down: warn and return the history so far."""
     before = f"last finite loss {losses[-1]:.6g}" if losses else "no finite loss before"
     message = f"{reason} at step {step} ({before})"
@@ -167,7 +176,7 @@ def stop(losses, step, reason):
 
 
 @contextmanager
-def bar(steps, progress):
+def bar(steps: int, progress: bool) -> Iterator[Callable[[float], None]]:
     """Yield ``advance(loss)``: a tqdm bar if wanted and installed, else nothing."""
     try:
         if not progress:
@@ -179,7 +188,7 @@ def bar(steps, progress):
         return
     with tqdm(total=steps) as line:
 
-        def advance(loss):
+        def advance(loss: float) -> None:
             line.set_postfix(loss=f"{loss:.3g}", refresh=False)
             line.update()
 

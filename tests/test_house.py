@@ -9,9 +9,22 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "secondorder"
 ASIDE = {"plot", "representability"}  # they receive numbers and know no dynamics
-COMMANDS = {"__main__", "demo", "verify", "orders", "memory"}
-BOTTOM = {"system", "moves", "data"}
-HANDED_OUT = {"State", "Stats", "Splitting", "backprop", "checkpoint", "reversible"}
+COMMANDS = {"__main__", "cli"}
+# The floors of ARCHITECTURE.md, from the ground: a room imports from lower floors only.
+FLOORS = [
+    {"checks", "monitor", "roots", "solution", *ASIDE},
+    {"systems"},
+    {"plan"},
+    {"gradients"},
+    {"methods"},
+    {"odeint"},
+    {"events", "check_gradient", "models"},
+    {"training"},
+    {"data"},
+    {"cli"},
+    {"__main__"},
+]
+HANDED_OUT = {"State", "Stats", "DenseOutput", "System", "Adaptive"}
 CORE = {"torch", "torchdiffeq", "scipy", "matplotlib", "numpy"}
 CORE |= sys.stdlib_module_names
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if "__pycache__" not in p.parts)
@@ -43,15 +56,12 @@ def graph():
     return found
 
 
-def test_imports_go_down_so_that_every_module_has_a_level():
-    above, levels = graph(), []
-    while above:
-        level = {name for name, below in above.items() if not below & above.keys()}
-        assert level, f"these import each other in a circle: {sorted(above)}"
-        levels.append(level)
-        above = {name: below for name, below in above.items() if name not in level}
-    assert levels[0] >= BOTTOM
-    assert levels[-1] <= COMMANDS
+def test_imports_go_down_the_floors():
+    level = {room: n for n, floor in enumerate(FLOORS) for room in floor}
+    assert level.keys() == graph().keys(), "give every file and folder a floor"
+    for room, below in graph().items():
+        up = {other for other in below if level[other] >= level[room]}
+        assert not up, f"{room} is on floor {level[room]} and imports {up}"
 
 
 def test_theory_and_plots_stand_aside():

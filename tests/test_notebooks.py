@@ -12,9 +12,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FAST = {
-    "01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"},
-}
+FAST = {"01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"}}
 
 
 def code(notebook):

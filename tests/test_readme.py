@@ -7,7 +7,7 @@ import matplotlib as mpl
 import pytest
 import torch
 
-from secondorder.__main__ import COMMANDS
+from secondorder.cli import COMMANDS
 
 mpl.use("Agg")
 

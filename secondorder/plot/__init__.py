@@ -1,7 +1,8 @@
 """Pictures: every function takes data and an Axes, and returns the Axes.
 
     motion   trajectories over depth, phase portraits, vector fields with nullclines
-    linear   response curves Ψ(θ), thresholds, spectra against the representable region
+    linear   response curves Ψ(θ), thresholds, branches of layers
+    targets  spectra against the representable region, probabilities, losses and floors
     cost     memory against depth, error against work
 
 Nothing is shown or saved here, and nobody's matplotlib settings are changed.  Colours
@@ -9,7 +10,24 @@ are Okabe and Ito's, which colour-blind readers can tell apart, and no curve is 
 from another by colour alone.
 """
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what a type checker and an editor read instead of the loader below
+    from matplotlib.axes import Axes
+
+    from .cost import memory as memory
+    from .cost import work_precision as work_precision
+    from .linear import discrete_branches as discrete_branches
+    from .linear import response_curve as response_curve
+    from .linear import threshold_curve as threshold_curve
+    from .motion import phase_portrait as phase_portrait
+    from .motion import trajectories as trajectories
+    from .motion import vector_field as vector_field
+    from .targets import representable_probability as representable_probability
+    from .targets import spectrum as spectrum
+    from .targets import training_curves as training_curves
 
 # Loaded at first use: matplotlib takes longer to import than the rest of the package.
 PARTS = {
@@ -18,23 +36,23 @@ PARTS = {
     "vector_field": "motion",
     "response_curve": "linear",
     "threshold_curve": "linear",
-    "spectrum": "linear",
+    "spectrum": "targets",
     "discrete_branches": "linear",
-    "representable_probability": "linear",
-    "training_curves": "linear",
+    "representable_probability": "targets",
+    "training_curves": "targets",
     "memory": "cost",
     "work_precision": "cost",
 }
 __all__ = list(PARTS)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Callable[..., "Axes"]:
     """Import the part of the package that holds the plot ``name``."""
     if name not in PARTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{PARTS[name]}"), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     """List the plots, loaded or not."""
     return sorted(PARTS)

@@ -4,12 +4,17 @@ A straight line of slope p means error ∝ work⁻ᵖ (or memory ∝ depth); rev
 the flat line.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
+from matplotlib.axes import Axes
 
-from .style import array, axes, look
+from .style import Numbers, axes, legend, look, number, pair
 
 
-def memory(depth, saved, ax=None):
+def memory(
+    depth: Numbers, saved: Mapping[str, Numbers], ax: Axes | None = None
+) -> Axes:
     """Draw the bytes kept for the backward pass against depth, one curve per route.
 
     Parameters
@@ -36,23 +41,21 @@ def memory(depth, saved, ax=None):
     >>> so.plot.memory([10, 100], saved).get_ylabel()
     'kept for the backward pass [MiB]'
     """
-    depth = array(depth)
     ax = axes(ax)
     for index, (name, values) in enumerate(saved.items()):
-        values = array(values)
-        if values.shape != depth.shape:
-            raise ValueError(
-                f"`saved[{name!r}]` must have one number per depth, shape "
-                f"{depth.shape}, got {values.shape}"
-            )
-        ax.loglog(depth, values / 2**20, label=name, **look(index))
+        layers, kept = pair("depth", depth, f"saved[{name!r}]", values)
+        ax.loglog(layers, kept / 2**20, label=name, **look(index))
     ax.set(xlabel="depth [layers]", ylabel="kept for the backward pass [MiB]")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize="small")
-    return ax
+    return legend(ax)
 
 
-def work_precision(results, ax=None, *, slopes=True):
+def work_precision(
+    results: Mapping[str, tuple[Numbers, Numbers]],
+    ax: Axes | None = None,
+    *,
+    slopes: bool = True,
+) -> Axes:
     """Draw error against field evaluations, one curve per method.
 
     Parameters
@@ -81,21 +84,14 @@ def work_precision(results, ax=None, *, slopes=True):
     """
     ax = axes(ax)
     for index, (name, (evaluations, errors)) in enumerate(results.items()):
-        evaluations, errors = array(evaluations), array(errors)
-        if evaluations.shape != errors.shape or evaluations.ndim != 1:
-            raise ValueError(
-                f"`results[{name!r}]` must be evaluations and errors of the same "
-                f"length, got shapes {evaluations.shape} and {errors.shape}"
-            )
+        work, error = pair("evaluations", evaluations, f"results[{name!r}]", errors)
         label = name
-        if slopes and len(errors) > 1:
-            rise, run = np.diff(np.log((errors[-2:], evaluations[-2:]))).ravel()
-            slope = rise / run
-            label = f"{name} (slope {slope:.1f})".replace("-", "−")
-        ax.loglog(evaluations, errors, label=label, **look(index))
+        if slopes and len(error) > 1:
+            rise, run = np.diff(np.log((error[-2:], work[-2:]))).ravel()
+            label = f"{name} (slope {number(rise / run, 1)})"
+        ax.loglog(work, error, label=label, **look(index))
     ax.set(xlabel="field evaluations", ylabel="error at the final time")
     ax.grid(alpha=0.3)
     # Many curves leave no corner free.
     beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(results) > 5 else {}
-    ax.legend(fontsize="small", **beside)
-    return ax
+    return legend(ax, **beside)

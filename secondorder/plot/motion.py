@@ -5,14 +5,29 @@ There its paths never cross (while nothing depends on t), although x(t) may: tha
 how −x³ becomes possible.  The nullclines v = 0 and a = 0 meet at the points of rest.
 """
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.typing import ColorType
+from torch import nn
 
-from .style import COLORS, SEQUENTIAL, array, axes, curves
+from .style import COLORS, SEQUENTIAL, Array, Numbers, array, axes, curves, legend
+
+Interval: TypeAlias = tuple[float, float]
 
 
-def trajectories(t, x, ax=None, *, color=None, label=None):
+def trajectories(
+    t: Numbers,
+    x: Numbers,
+    ax: Axes | None = None,
+    *,
+    color: ColorType | None = None,
+    label: str | None = None,
+) -> Axes:
     """Draw x(t) over depth, each curve coloured by where it starts.
 
     Parameters
@@ -47,15 +62,24 @@ def trajectories(t, x, ax=None, *, color=None, label=None):
     t = curves(t, "t")[:, 0]
     x = curves(x, "x", len(t))
     ax = axes(ax)
-    for curve, shade in zip(x.T, start_colors(x[0], color, ax), strict=True):
+    for curve, shade in zip(x.T, start_colors(x[0], color), strict=True):
         ax.plot(t, curve, color=shade, linewidth=1.4, label=label)
         label = None  # one legend entry for the bundle
     ax.set(xlabel="depth t", ylabel="position x(t)")
     ax.margins(x=0)
-    return legend(ax)
+    return legend(ax, loc="best")
 
 
-def phase_portrait(x, v, ax=None, *, system=None, t=0.0, color=None, label=None):
+def phase_portrait(
+    x: Numbers,
+    v: Numbers,
+    ax: Axes | None = None,
+    *,
+    system: nn.Module | None = None,
+    t: float = 0.0,
+    color: ColorType | None = None,
+    label: str | None = None,
+) -> Axes:
     """Draw paths in the plane of position and velocity, with the field behind them.
 
     Parameters
@@ -99,17 +123,26 @@ def phase_portrait(x, v, ax=None, *, system=None, t=0.0, color=None, label=None)
     ax = axes(ax)
     if system is not None:
         vector_field(system, around(x), around(v), ax, t=t)
-    shades = start_colors(x[0], color, ax)
+    shades = start_colors(x[0], color)
     for xs, vs, shade in zip(x.T, v.T, shades, strict=True):
         ax.plot(xs, vs, color=shade, linewidth=1.6, label=label)
         ax.plot(xs[0], vs[0], "o", color=shade, markersize=4)
         ax.plot(xs[-1], vs[-1], "s", color=shade, markersize=5, markeredgecolor="white")
         label = None
     ax.set(xlabel="position x", ylabel="velocity v")
-    return legend(ax)
+    return legend(ax, loc="best")
 
 
-def vector_field(system, xlim, vlim, ax=None, *, t=0.0, points=21, nullclines=True):
+def vector_field(
+    system: nn.Module,
+    xlim: Interval,
+    vlim: Interval,
+    ax: Axes | None = None,
+    *,
+    t: float = 0.0,
+    points: int = 21,
+    nullclines: bool = True,
+) -> Axes:
     """Draw the directions of (ẋ, v̇) in the plane (x, v), and the nullclines.
 
     Parameters
@@ -170,10 +203,12 @@ def vector_field(system, xlim, vlim, ax=None, *, t=0.0, points=21, nullclines=Tr
                 )
                 ax.plot([], [], color=color, linestyle=style, label=name)
     ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
-    return legend(ax)
+    return legend(ax, loc="best")
 
 
-def sample_field(system, xlim, vlim, t, points):
+def sample_field(
+    system: nn.Module, xlim: Interval, vlim: Interval, t: float, points: int
+) -> tuple[Array, Array, Array, Array]:
     """The field on a grid of the rectangle: x, v, dx, dv, each (points, points)."""
     like = next(
         (p for p in (*system.parameters(), *system.buffers()) if p.is_floating_point()),
@@ -189,17 +224,18 @@ def sample_field(system, xlim, vlim, t, points):
             f"shape, got {[tuple(slope.shape) for slope in slopes]} for "
             f"{tuple(state[0].shape)}"
         )
-    return x, v, *(array(slope).reshape(x.shape) for slope in slopes)
+    dx, dv = (array(slope).reshape(x.shape) for slope in slopes)
+    return x, v, dx, dv
 
 
-def around(values, margin=0.12):
+def around(values: Array, margin: float = 0.12) -> Interval:
     """An interval a little wider than the values."""
     low, high = values.min(), values.max()
     pad = margin * (high - low) or 1.0
     return low - pad, high + pad
 
 
-def start_colors(start, color, ax):
+def start_colors(start: Array, color: ColorType | None) -> Iterable[ColorType]:
     """One colour per curve: all alike, or by rank of the starting point."""
     if color is None and len(start) == 1:
         color = COLORS[0]
@@ -207,10 +243,3 @@ def start_colors(start, color, ax):
         return [color] * len(start)
     rank = np.argsort(np.argsort(start)) / (len(start) - 1)
     return colormaps[SEQUENTIAL](0.92 * rank)  # the last, pale yellow is lost on white
-
-
-def legend(ax):
-    """Add or refresh the legend if anything is labelled."""
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize="small", loc="best")
-    return ax

@@ -6,17 +6,18 @@ it afterwards.  Errors name the argument, the value received, and what to do.
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from .propagator import Array, Kind, Matrix, MatrixLike, RealArray, TensorMap
 
 
-def positive(value, name):
+def positive(value: float, name: str) -> float:
     """Return ``value`` as a float, if it is positive and finite."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(value)
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(
             f"`{name}` must be one positive finite number; got {value!r}. "
@@ -26,7 +27,7 @@ def positive(value, name):
     return number
 
 
-def layer_count(value):
+def layer_count(value: int) -> int:
     """Return ``value`` as an int, if it counts at least one layer."""
     try:
         number = operator.index(value)
@@ -40,12 +41,9 @@ def layer_count(value):
     return number
 
 
-def momentum(value):
+def momentum(value: float) -> float:
     """Return ``value`` as a float, if it is a momentum 0 <= γ < 1."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(value)
     if not 0 <= number < 1:
         raise ValueError(
             f"`gamma` must lie in [0, 1); got {value!r}. gamma = 0 is a residual "
@@ -54,7 +52,15 @@ def momentum(value):
     return number
 
 
-def square_matrix(D, name="D"):
+def _number(value: float) -> float:
+    """Return ``value`` as a float, NaN if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def square_matrix(D: MatrixLike, name: str = "D") -> RealArray:
     """Return ``D`` as a float64 array (d, d), if it is real, square and finite."""
     array = D.detach().cpu().numpy() if torch.is_tensor(D) else np.asarray(D)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
@@ -83,14 +89,16 @@ def square_matrix(D, name="D"):
     return array
 
 
-def like(array, original):
+def like(array: RealArray, original: MatrixLike) -> Matrix:
     """Return the float64 ``array`` as a tensor if ``original`` is one."""
     if torch.is_tensor(original):
         return torch.from_numpy(np.ascontiguousarray(array)).to(original.device)
     return array
 
 
-def evaluate(theta, scalar, matrix, elementwise):
+def evaluate(
+    theta: Kind, scalar: TensorMap, matrix: TensorMap, elementwise: bool
+) -> Kind:
     """Apply ``scalar`` to numbers or ``matrix`` to square matrices, in float64.
 
     Parameters
@@ -116,15 +124,24 @@ def evaluate(theta, scalar, matrix, elementwise):
     if tensor.ndim >= 2 and not elementwise:
         function = matrix
         _check_matrices(tensor)
-    result = function(tensor.to(wide))
+    result: Any = function(tensor.to(wide))
     if torch.is_tensor(theta):
         exact = tensor.is_floating_point() or tensor.is_complex()
         return result.to(theta.dtype) if exact else result
-    result = result.numpy()
-    return result.item() if result.ndim == 0 else result
+    return number_or_array(result.numpy())
 
 
-def _check_matrices(theta):
+def number_or_array(array: Array) -> Any:
+    """Return ``array``, as a number if it has no axes."""
+    return array.item() if array.ndim == 0 else array
+
+
+def identity(theta: Tensor) -> Tensor:
+    """Return I (d, d) of the dtype and device of ``theta`` (..., d, d)."""
+    return torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
+
+
+def _check_matrices(theta: Tensor) -> None:
     """Raise unless ``theta`` holds finite square matrices in its last two axes."""
     if theta.shape[-1] != theta.shape[-2] or theta.numel() == 0:
         raise ValueError(

@@ -15,10 +15,12 @@ from functools import cached_property
 
 import torch
 from scipy.optimize import brentq
+from torch import Tensor
 
-from .checks import evaluate, positive
+from .checks import evaluate, identity, positive
 from .fold import Fold
 from .inverse import principal_inverse
+from .propagator import Kind, Points
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,17 @@ class Continuous:
     epsilon: float
     horizon: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check and store plain floats."""
         object.__setattr__(self, "epsilon", positive(self.epsilon, "epsilon"))
         object.__setattr__(self, "horizon", positive(self.horizon, "horizon"))
 
     @property
-    def kappa(self):
+    def kappa(self) -> float:
         """κ = T/2ε, half the number of relaxation times in the horizon."""
         return self.horizon / (2 * self.epsilon)
 
-    def response(self, theta, *, elementwise=False):
+    def response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Ψ(θ): where x(0) = 1, ẋ(0) = 0 is carried, x(T) = Ψ(θ) x(0).
 
         Parameters
@@ -94,7 +96,7 @@ class Continuous:
         """
         return evaluate(theta, self._psi, self._matrix_psi, elementwise)
 
-    def velocity_response(self, theta, *, elementwise=False):
+    def velocity_response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Φ(θ): where a unit velocity is carried, x(T) = Φ(θ) ẋ(0) from x(0) = 0.
 
         Takes and returns what ``response`` does.  The velocities follow from both:
@@ -102,14 +104,14 @@ class Continuous:
         """
         return evaluate(theta, self._phi, self._matrix_phi, elementwise)
 
-    def derivative(self, theta, *, elementwise=False):
+    def derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Ψ'(θ) = κT e^{−κ} (S + κ(C − S)/z²); for matrices the function Ψ' of θ.
 
         Takes and returns what ``response`` does.
         """
         return evaluate(theta, self._slope, self._matrix_slope, elementwise)
 
-    def epsilon_derivative(self, theta, *, elementwise=False):
+    def epsilon_derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """∂Ψ/∂ε = (κ/ε) (Ψ − Φ/T − (κ + Tθ) Ψ'/κT) at fixed θ, for numbers or matrices.
 
         Takes and returns what ``response`` does.
@@ -118,7 +120,7 @@ class Continuous:
             theta, self._psi_by_epsilon, self._matrix_psi_by_epsilon, elementwise
         )
 
-    def inverse(self, x):
+    def inverse(self, x: Points) -> Points:
         """Principal inverse g(x): Ψ(g(x)) = x with the smallest |g| there is.
 
         Analytic on the plane cut along (−∞, λ], real on [λ, ∞).  On the cut the value
@@ -138,7 +140,7 @@ class Continuous:
         return principal_inverse(x, self)
 
     @cached_property
-    def threshold(self):
+    def threshold(self) -> float:
         """λ = min Ψ over the real line, in (−1, 0), decreasing in ε.
 
         Underflows to −0.0 for ε/T < 6.8e-4; ``log_threshold`` does not.
@@ -148,7 +150,7 @@ class Continuous:
         return -depth * (1 + kappa**2 / (y * y + kappa))
 
     @cached_property
-    def log_threshold(self):
+    def log_threshold(self) -> float:
         """The logarithm log |λ| = −κ + log cos δ + log(1 + κ²/(y² + κ)), y = π + δ."""
         delta, kappa = self._critical_angle, self.kappa
         y = math.pi + delta
@@ -157,32 +159,32 @@ class Continuous:
         )
 
     @cached_property
-    def minimiser(self):
+    def minimiser(self) -> float:
         """θ* with Ψ(θ*) = λ: θ* = −(y² + κ²)/(2κT)."""
         y = math.pi + self._critical_angle
         return -(y * y + self.kappa**2) / (2 * self.kappa * self.horizon)
 
     @property
-    def fold(self):
+    def fold(self) -> Fold:
         """Where the plane is folded: Ψ' vanishes, simply, above λ."""
         return Fold(self.threshold, self.minimiser, 2)
 
     @property
-    def principal_threshold(self):
+    def principal_threshold(self) -> float:
         """Where the cut of ``inverse`` starts: λ."""
         return self.threshold
 
     @property
-    def principal_minimiser(self):
+    def principal_minimiser(self) -> float:
         """Where the increasing branch of Ψ starts: θ*."""
         return self.minimiser
 
     @cached_property
-    def _critical_angle(self):
+    def _critical_angle(self) -> float:
         """δ = y* − π: Ψ' = 0 is (y² + κ) sin y = κ y cos y, once in (π, 3π/2)."""
         kappa = self.kappa
 
-        def condition(delta):
+        def condition(delta: float) -> float:
             y = math.pi + delta
             return (y * y + kappa) * math.sin(delta) - kappa * y * math.cos(delta)
 
@@ -191,31 +193,31 @@ class Continuous:
 
     # -- numbers ---------------------------------------------------------------------
 
-    def _psi(self, theta):
+    def _psi(self, theta: Tensor) -> Tensor:
         c, s, _, _ = self._scaled(theta)
         return _as_input(c + self.kappa * s, theta)
 
-    def _phi(self, theta):
+    def _phi(self, theta: Tensor) -> Tensor:
         _, s, _, _ = self._scaled(theta)
         return _as_input(self.horizon * s, theta)
 
-    def _slope(self, theta):
+    def _slope(self, theta: Tensor) -> Tensor:
         c, s, r, far = self._scaled(theta)
         w = torch.where(far, self._square(theta), torch.ones_like(c))
         r = torch.where(far, (c - s) / w, r)
         return _as_input(self.kappa * self.horizon * (s + self.kappa * r), theta)
 
-    def _psi_by_epsilon(self, theta):
+    def _psi_by_epsilon(self, theta: Tensor) -> Tensor:
         turn = (1 / self.horizon + theta / self.kappa) * self._slope(theta)
         change = self._psi(theta) - self._phi(theta) / self.horizon - turn
         return self.kappa / self.epsilon * change
 
-    def _square(self, theta):
+    def _square(self, theta: Tensor) -> Tensor:
         """Return w = z² = κ² + 2κTθ, as a complex tensor."""
         w = self.kappa**2 + 2 * self.kappa * self.horizon * theta
         return w.to(torch.complex128)
 
-    def _scaled(self, theta):
+    def _scaled(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return e^{−κ} (C, S, (C − S)/z² where |z| < 1) and the mask |z| >= 1.
 
         Far from z = 0 by exponentials, near it by power series in z².  Each formula is
@@ -238,24 +240,26 @@ class Continuous:
 
     # -- matrices --------------------------------------------------------------------
 
-    def _matrix_psi(self, theta):
+    def _matrix_psi(self, theta: Tensor) -> Tensor:
         c, s, _ = self._doubled(theta)
         return c + self.kappa * s
 
-    def _matrix_phi(self, theta):
+    def _matrix_phi(self, theta: Tensor) -> Tensor:
         return self.horizon * self._doubled(theta)[1]
 
-    def _matrix_slope(self, theta):
+    def _matrix_slope(self, theta: Tensor) -> Tensor:
         _, s, r = self._doubled(theta, slope=True)
         return self.kappa * self.horizon * (s + self.kappa * r)
 
-    def _matrix_psi_by_epsilon(self, theta):
+    def _matrix_psi_by_epsilon(self, theta: Tensor) -> Tensor:
         slope = self._matrix_slope(theta)
         turn = slope / self.horizon + theta @ slope / self.kappa
         change = self._matrix_psi(theta) - self._matrix_phi(theta) / self.horizon - turn
         return self.kappa / self.epsilon * change
 
-    def _doubled(self, theta, slope=False):
+    def _doubled(
+        self, theta: Tensor, slope: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return e^{−κ} (C, S, R = (C − S)/W) of W = κ² + 2κTθ, by doubling z.
 
         C, S at z/2^m come from their Taylor series in W/4^m, then m times
@@ -266,7 +270,7 @@ class Continuous:
         factor, squared at each doubling, keeps everything from overflowing.
         """
         kappa = self.kappa
-        eye = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
+        eye = identity(theta)
         powers, doublings = _scale(kappa**2 * eye + 2 * kappa * self.horizon * theta)
         unit = math.exp(-kappa / 2.0**doublings)
         d, s, r = (unit * f for f in _matrix_series(powers, eye, slope))
@@ -278,7 +282,7 @@ class Continuous:
         return d + unit * eye, s, r
 
 
-def _as_input(value, theta):
+def _as_input(value: Tensor, theta: Tensor) -> Tensor:
     """Drop the imaginary part that real θ cannot have."""
     return value if theta.is_complex() else value.real
 
@@ -290,7 +294,7 @@ _RATIO = [2 * (j + 1) / math.factorial(2 * j + 3) for j in range(11)]
 _SERIES = torch.tensor([_COSH, _SINHC, _RATIO], dtype=torch.float64)
 
 
-def _power_series(w):
+def _power_series(w: Tensor) -> Tensor:
     """Return C, S and (C − S)/w of w = z², stacked, for |w| < 1, by Horner's rule."""
     table = _SERIES.to(w)
     total = torch.zeros_like(w).expand(3, *w.shape)
@@ -299,7 +303,7 @@ def _power_series(w):
     return total
 
 
-def _scale(w):
+def _scale(w: Tensor) -> tuple[list[Tensor], int]:
     """Return A, A², A³ of A = w/4^m, small enough for the series, and m.
 
     max(‖w²‖^{1/2}, ‖w³‖^{1/3}) bounds every ‖wᵏ‖^{1/k} with k >= 2, and may be far
@@ -321,14 +325,16 @@ def _scale(w):
     return [p * factor**k for k, p in enumerate(powers, start=1)], doublings
 
 
-def _matrix_series(powers, eye, slope):
+def _matrix_series(
+    powers: list[Tensor], eye: Tensor, slope: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return C − 1, S and (C − S)/w from w, w² and w³, for ‖wᵏ‖ <= 1.
 
     Nine terms: the first one left out is 1/18! = 1.6e-16.  Summed as cubics of w³.
     """
     w, w2, w3 = powers
 
-    def total(a):
+    def total(a: list[float]) -> Tensor:
         high = a[6] * eye + a[7] * w + a[8] * w2
         middle = a[3] * eye + a[4] * w + a[5] * w2 + w3 @ high
         return a[0] * eye + a[1] * w + a[2] * w2 + w3 @ middle

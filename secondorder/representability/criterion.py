@@ -17,10 +17,14 @@ Matrices", SIAM 2008, theorem 1.23 (logarithms) and section 1.7.
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .checks import square_matrix
-from .jordan import examine
+from .fold import Fold
+from .jordan import Eigenvalue, Spectrum, examine
+from .propagator import MatrixLike, Propagator, RealArray
 
 TOLERANCE = 1e-12  # relative error a matrix is supposed to carry
 AT_THRESHOLD = 1e-13  # relative distance at which a value counts as the threshold
@@ -45,9 +49,9 @@ class Verdict:
     representable: bool
     reason: str
     tolerance: float
-    blocks: tuple = ()
+    blocks: tuple[tuple[float, tuple[int, ...]], ...] = ()
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         """Return ``representable``."""
         return self.representable
 
@@ -55,7 +59,7 @@ class Verdict:
 class NotRepresentable(ValueError):
     """No real θ reaches the matrix; ``.verdict`` says why."""
 
-    def __init__(self, verdict):
+    def __init__(self, verdict: Verdict) -> None:
         super().__init__(
             f"`D` is not representable: {verdict.reason} See `nearest`, `max_scale` "
             "and `min_epsilon` for what is."
@@ -63,7 +67,9 @@ class NotRepresentable(ValueError):
         self.verdict = verdict
 
 
-def is_representable(D, m, *, tolerance=TOLERANCE):
+def is_representable(
+    D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE
+) -> Verdict:
     """Decide whether Ψ(θ) = D for some real θ, for any real D.
 
     Parameters
@@ -103,7 +109,7 @@ def is_representable(D, m, *, tolerance=TOLERANCE):
     return judge(square_matrix(D), m, check_tolerance(tolerance))[0]
 
 
-def check_tolerance(tolerance):
+def check_tolerance(tolerance: float) -> float:
     """Return ``tolerance`` if it lies in (0, 1)."""
     if not 0 < tolerance < 1:
         raise ValueError(
@@ -113,35 +119,38 @@ def check_tolerance(tolerance):
     return float(tolerance)
 
 
-def judge(D, m, tolerance):
-    """Return the verdict on an array, with the spectrum it was read from."""
-    critical = m.fold.value if m.fold else -math.inf
+def judge(
+    D: RealArray, m: Propagator, tolerance: float
+) -> tuple[Verdict, Spectrum | None]:
+    """Return the verdict on an array, if it is yes with the spectrum behind it."""
+    fold = m.fold
+    critical = fold.value if fold else -math.inf
     spectrum = examine(D, max(m.principal_threshold, critical), tolerance)
-    judged = [(e, side(e, m)) for e in spectrum.low]
-    judged = [(e, where) for e, where in judged if where != "above"]
+    sides: list[tuple[Eigenvalue, str]] = [(e, side(e, m)) for e in spectrum.low]
+    judged = [(e, where) for e, where in sides if where != "above"]
     blocks = tuple((e.value, e.sizes) for e, _ in judged)
     for e, where in judged:
-        fault = _odd_size(e) if where == "below" else _uneven_group(e, m.fold.order)
+        at = fold if where == "at" else None
+        fault = _fault_at(e, at, m) if at else _fault_below(e, m)
         if fault:
-            return Verdict(False, _why_not(e, m, where, fault), tolerance, blocks), None
+            return Verdict(False, fault, tolerance, blocks), None
     return Verdict(True, _why(judged, m), tolerance, blocks), spectrum
 
 
-def side(e, m):
+def side(e: Eigenvalue, m: Propagator) -> Literal["below", "at", "above"]:
     """Return whether an eigenvalue lies "below" or "above" the threshold or "at" it.
 
     "at" is the critical value, which for γ = 0 is 0, whatever the threshold.  Compared
     in logarithms, since the threshold underflows for small ε.
     """
-    if m.fold and _coincides(e, m):
+    if m.fold and _coincides(e, m.fold.value, m):
         return "at"
     below = e.value < 0 and math.log(-e.value) > m.log_threshold
     return "below" if below else "above"
 
 
-def _coincides(e, m):
+def _coincides(e: Eigenvalue, critical: float, m: Propagator) -> bool:
     """Return whether an eigenvalue cannot be told from the critical value."""
-    critical = m.fold.value
     if critical == 0 and math.isfinite(m.log_threshold):
         return False  # λ underflowed; 0 itself lies above it
     if critical == 0 or e.value == 0:
@@ -149,54 +158,50 @@ def _coincides(e, m):
     return abs(e.value - critical) <= e.noise + AT_THRESHOLD * abs(critical)
 
 
-def groups(sizes, order):
+def groups(sizes: Sequence[int], order: int) -> list[tuple[int, ...]]:
     """Split decreasing block sizes, padded with 0, into consecutive groups."""
     padded = list(sizes) + [0] * (-len(sizes) % order)
     return [tuple(padded[i : i + order]) for i in range(0, len(padded), order)]
 
 
-def odd_sizes(sizes):
+def odd_sizes(sizes: Sequence[int]) -> dict[int, int]:
     """Return {size: count} for the block sizes that occur an odd number of times."""
     return {size: count for size, count in Counter(sizes).items() if count % 2}
 
 
-def _odd_size(e):
-    """Return the largest offending (size, count) below the threshold, or None."""
+def _fault_below(e: Eigenvalue, m: Propagator) -> str | None:
+    """Say in one sentence which block has no partner below the threshold, or None."""
     odd = odd_sizes(e.sizes)
-    return max(odd.items()) if odd else None
-
-
-def _uneven_group(e, order):
-    """Return the first group of block sizes that differ by 2 or more, or None."""
-    if order == 0:
-        return e.sizes  # an omitted value admits no blocks at all
-    return next((g for g in groups(e.sizes, order) if g[0] - g[-1] > 1), None)
-
-
-def _why_not(e, m, where, fault):
-    """Say in one sentence which condition fails."""
-    mu, threshold = f"{e.value:.6g}", _number(m.threshold, m)
-    if where == "at" and m.fold.order == 0:
-        return "The eigenvalue 0 is out of reach: e^θ is never singular."
-    if where == "at":
-        return (
-            f"At the critical value {_number(m.fold.value, m)} the Jordan blocks must "
-            f"come in groups of {m.fold.order} whose sizes differ by at most 1, and "
-            f"the eigenvalue {mu} has a group of sizes {fault}."
-        )
-    size, count = fault
+    if not odd:
+        return None
+    size, count = max(odd.items())
     if e.sizes == (1,):
         what = "is simple"
     else:
         times = "once" if count == 1 else f"{count} times, an odd number"
         what = f"its Jordan block of size {size} occurs {times}"
     return (
-        f"The eigenvalue {mu} lies below the threshold {threshold} and {what}: a real "
+        f"The eigenvalue {e.value:.6g} lies below the threshold "
+        f"{_number(m.threshold, m)} and {what}: a real "
         "θ reaches such values only in conjugate pairs, each block twice."
     )
 
 
-def _why(judged, m):
+def _fault_at(e: Eigenvalue, fold: Fold, m: Propagator) -> str | None:
+    """Say in one sentence which blocks at the critical value do not fit, or None."""
+    if fold.order == 0:  # an omitted value admits no blocks at all
+        return "The eigenvalue 0 is out of reach: e^θ is never singular."
+    for group in groups(e.sizes, fold.order):
+        if group[0] - group[-1] > 1:
+            return (
+                f"At the critical value {_number(fold.value, m)} the Jordan blocks "
+                f"must come in groups of {fold.order} whose sizes differ by at most 1, "
+                f"and the eigenvalue {e.value:.6g} has a group of sizes {group}."
+            )
+    return None
+
+
+def _why(judged: list[tuple[Eigenvalue, str]], m: Propagator) -> str:
     """Say in one sentence why nothing stands in the way."""
     if m.threshold == -math.inf and not judged:
         return "An odd number of layers reaches every real value: no condition applies."
@@ -210,7 +215,7 @@ def _why(judged, m):
     )
 
 
-def _number(value, m):
+def _number(value: float, m: Propagator) -> str:
     """Print a threshold, also one that underflows."""
     if value == 0 and math.isfinite(m.log_threshold):
         return f"-1e{m.log_threshold / math.log(10):.1f}"

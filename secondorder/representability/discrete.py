@@ -13,19 +13,25 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks", 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.linalg import eigvalsh_tridiagonal
+from torch import Tensor
 
-from .checks import evaluate, layer_count, momentum
+from .checks import evaluate, identity, layer_count, momentum
 from .continuous import Continuous
 from .fold import Fold
 from .inverse import bisect, increasing_root, principal_inverse
+from .propagator import Array, Kind, Points, RealArray
 
 RULES = ("euler", "exponential")
+Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # of numbers or of matrices
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class Discrete:
     gamma: float
     rule: str = "euler"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check and store plain numbers."""
         object.__setattr__(self, "layers", layer_count(self.layers))
         object.__setattr__(self, "gamma", momentum(self.gamma))
@@ -76,7 +82,7 @@ class Discrete:
                 "γ = 1 − h/ε, the reading of Momentum ResNets."
             )
 
-    def response(self, theta, *, elementwise=False):
+    def response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """P(θ): x_N = P(θ) x_0 from v_0 = 0.  θ belongs to one layer of unit step.
 
         Numbers or matrices, real or complex; see ``Continuous.response``.
@@ -88,28 +94,28 @@ class Discrete:
         """
         return _evaluate(self._from_rest, theta, elementwise)
 
-    def derivative(self, theta, *, elementwise=False):
+    def derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """P'(θ), of numbers, or the function P' of a matrix."""
         return _evaluate(self._sensitivity, theta, elementwise)
 
-    def velocity_response(self, theta, *, elementwise=False):
+    def velocity_response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """γ q^{N−1} U_{N−1}(ξ): x_N = velocity_response(θ) v_0 from x_0 = 0."""
         return _evaluate(self._from_velocity, theta, elementwise)
 
-    def inverse(self, x):
+    def inverse(self, x: Points) -> Points:
         """Principal inverse, the branch P > ``principal_threshold`` continued.
 
         It is the branch that becomes ``Continuous.inverse`` as N → ∞; on its cut
         (−∞, ``principal_threshold``] the value from above is returned.
         """
-        x = np.asarray(x)[()]
+        points: Any = np.asarray(x)[()]  # a number without axes comes out as one
         if self.layers == 1:
-            return (x - 1) / (1 - self.gamma)
+            return (points - 1) / (1 - self.gamma)
         if self.gamma == 0:
-            return _root_of_power(x, self.layers)
-        return principal_inverse(x, self)
+            return _root_of_power(points, self.layers)
+        return principal_inverse(points, self)
 
-    def real_preimages(self, value):
+    def real_preimages(self, value: float) -> RealArray:
         """All simple real θ with P(θ) = ``value``, in increasing order.
 
         One bracket per monotone branch; a double root (at a critical value) lies in
@@ -126,7 +132,7 @@ class Discrete:
         return np.array(roots)
 
     @cached_property
-    def critical_points(self):
+    def critical_points(self) -> RealArray:
         """The distinct real zeros of P', increasing: N − 1 of them, or −1 if γ = 0."""
         if self.layers == 1:
             return np.array([])
@@ -135,7 +141,7 @@ class Discrete:
         return self._theta(np.cos(self._critical_angles))[::-1]
 
     @cached_property
-    def critical_values(self):
+    def critical_values(self) -> RealArray:
         """P at the critical points; signs alternate and the last one is negative."""
         if self.layers == 1 or self.gamma == 0:
             return np.zeros(len(self.critical_points))
@@ -144,24 +150,24 @@ class Discrete:
         return (q**n * shape)[::-1]
 
     @cached_property
-    def threshold(self):
+    def threshold(self) -> float:
         """Least value of P over the real line: −inf if N is odd."""
         return -math.inf if self.layers % 2 else float(self.critical_values.min())
 
     @property
-    def log_threshold(self):
+    def log_threshold(self) -> float:
         """The logarithm of |threshold|, ±inf where that is infinite or 0."""
         return math.log(-self.threshold) if self.threshold else -math.inf
 
     @property
-    def minimiser(self):
+    def minimiser(self) -> float:
         """Where the threshold is attained (−inf if N is odd)."""
         if self.layers % 2:
             return -math.inf
         return float(self.critical_points[self.critical_values.argmin()])
 
     @property
-    def fold(self):
+    def fold(self) -> Fold | None:
         """The critical value with a condition of its own, or None."""
         if self.layers > 1 and self.gamma == 0:
             return Fold(0.0, -1.0, self.layers)
@@ -170,17 +176,17 @@ class Discrete:
         return Fold(self.threshold, self.minimiser, 2)
 
     @property
-    def principal_threshold(self):
+    def principal_threshold(self) -> float:
         """Value at the right-most critical point: the threshold the ODE remembers."""
         return float(self.critical_values[-1]) if self.layers > 1 else -math.inf
 
     @property
-    def principal_minimiser(self):
+    def principal_minimiser(self) -> float:
         """The right-most critical point, where the increasing branch starts."""
         return float(self.critical_points[-1]) if self.layers > 1 else -math.inf
 
     @property
-    def limit(self):
+    def limit(self) -> Continuous:
         """The ODE on [0, 1] that N layers of step 1/N discretize, with θ N times ours.
 
         Raises
@@ -197,7 +203,7 @@ class Discrete:
             return Continuous(step / (1 - self.gamma))
         return Continuous(-step / math.log(self.gamma))
 
-    def limit_error(self, theta):
+    def limit_error(self, theta: ArrayLike) -> float | RealArray:
         """Leading term of P(θ/N) − Ψ(θ), the error of N layers against their limit.
 
         h [(θ/2ε) Φ − ½ ∂Ψ/∂ε] for γ = 1 − h/ε, which solves the ODE with ε − h/2, and
@@ -219,21 +225,21 @@ class Discrete:
 
     # -- evaluation ------------------------------------------------------------------
 
-    def _from_rest(self, theta, one, product):
+    def _from_rest(self, theta: Tensor, one: Tensor, product: Product) -> Tensor:
         return self._run(theta, product, one, torch.zeros_like(theta))
 
-    def _from_velocity(self, theta, one, product):
+    def _from_velocity(self, theta: Tensor, one: Tensor, product: Product) -> Tensor:
         # The velocity is damped before it first moves x: hence the factor γ.
         return self._run(theta, product, torch.zeros_like(theta), one)
 
-    def _run(self, theta, product, x, v):
+    def _run(self, theta: Tensor, product: Product, x: Tensor, v: Tensor) -> Tensor:
         """Run the layers from (x, v); return x_N."""
         for _ in range(self.layers):
             v = self.gamma * v + (1 - self.gamma) * product(theta, x)
             x = x + v
         return x
 
-    def _sensitivity(self, theta, one, product):
+    def _sensitivity(self, theta: Tensor, one: Tensor, product: Product) -> Tensor:
         """Run the layers from (1, 0) with their derivative in θ; return dx_N/dθ."""
         x, v = one, torch.zeros_like(theta)
         dx, dv = v, v
@@ -245,13 +251,13 @@ class Discrete:
 
     # -- critical points -------------------------------------------------------------
 
-    def _theta(self, xi):
+    def _theta(self, xi: RealArray) -> RealArray:
         """Return the θ of ξ = (1 + γ + (1 − γ)θ)/2q."""
         q = math.sqrt(self.gamma)
         return (2 * q * xi - 1 - self.gamma) / (1 - self.gamma)
 
     @cached_property
-    def _critical_angles(self):
+    def _critical_angles(self) -> RealArray:
         """φ in (0, π), increasing, with d/dφ [sin (N+1)φ − q sin Nφ]/sin φ = 0.
 
         The zeros of P are the eigenvalues of a Jacobi matrix with ½ beside the diagonal
@@ -262,14 +268,14 @@ class Discrete:
         corner[0] = q / 2
         zeros = np.arccos(eigvalsh_tridiagonal(corner, np.full(n - 1, 0.5)))[::-1]
 
-        def slope(phi):
+        def slope(phi: RealArray) -> RealArray:
             value = np.sin((n + 1) * phi) - q * np.sin(n * phi)
             turn = (n + 1) * np.cos((n + 1) * phi) - q * n * np.cos(n * phi)
             return turn * np.sin(phi) - value * np.cos(phi)
 
         return bisect(slope, zeros[:-1], zeros[1:])
 
-    def _preimages_of_power(self, value):
+    def _preimages_of_power(self, value: float) -> RealArray:
         """Return the simple real θ with (1 + θ)^N = value."""
         size = abs(value) ** (1 / self.layers)
         if self.layers % 2:
@@ -277,13 +283,15 @@ class Discrete:
             return np.array([math.copysign(size, value) - 1] if simple else [])
         return np.array([-size - 1, size - 1] if value > 0 else [])
 
-    def _branch_root(self, value, low, high, rise):
+    def _branch_root(
+        self, value: float, low: float, high: float, rise: float
+    ) -> list[float]:
         """Return [θ] with P(θ) = value inside one monotone branch, or []."""
         if not math.isfinite(low) and not math.isfinite(high):
             return [(value - 1) / (1 - self.gamma)]  # one layer: affine
         if math.isfinite(low) and math.isfinite(high):
 
-            def excess(theta):
+            def excess(theta: RealArray) -> RealArray:
                 return self.response(theta) - value
 
             ends = np.array([low]), np.array([high])
@@ -303,20 +311,21 @@ class Discrete:
         return [side * root.item()]
 
 
-def _evaluate(run, theta, elementwise):
+def _evaluate(
+    run: Callable[[Tensor, Tensor, Product], Tensor], theta: Kind, elementwise: bool
+) -> Kind:
     """Call ``run(theta, one, product)`` for numbers or for matrices."""
 
-    def numbers(theta):
+    def numbers(theta: Tensor) -> Tensor:
         return run(theta, torch.ones_like(theta), torch.mul)
 
-    def matrices(theta):
-        eye = torch.eye(theta.shape[-1], dtype=theta.dtype, device=theta.device)
-        return run(theta, eye.expand_as(theta), torch.matmul)
+    def matrices(theta: Tensor) -> Tensor:
+        return run(theta, identity(theta).expand_as(theta), torch.matmul)
 
     return evaluate(theta, numbers, matrices, elementwise)
 
 
-def _root_of_power(x, n):
+def _root_of_power(x: Array, n: int) -> Any:
     """Return x^{1/n} − 1 with the principal root, from above on the negative axis."""
     if np.iscomplexobj(x) or (x < 0).any():
         x = np.where(x.imag == 0, x.real + 0j, x)

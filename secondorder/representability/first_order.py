@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .checks import evaluate, positive
+from .checks import evaluate, number_or_array, positive
 from .fold import Fold
+from .propagator import Array, ComplexArray, Kind, Points
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,19 @@ class FirstOrder:
     principal_minimiser = -math.inf
     fold = Fold(0.0, -math.inf, 0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Check and store a plain float."""
         object.__setattr__(self, "horizon", positive(self.horizon, "horizon"))
 
-    def response(self, theta, *, elementwise=False):
+    def response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Ψ(θ) = e^{θT}, of numbers or matrices; see ``Continuous.response``."""
         return evaluate(theta, self._scalar, self._matrix, elementwise)
 
-    def derivative(self, theta, *, elementwise=False):
+    def derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Ψ'(θ) = T e^{θT}, of numbers or matrices."""
         return self.horizon * self.response(theta, elementwise=elementwise)
 
-    def inverse(self, x):
+    def inverse(self, x: Points) -> Points:
         """Principal inverse log(x)/T, from above on the cut (−∞, 0).
 
         Raises
@@ -73,24 +75,24 @@ class FirstOrder:
         ValueError
             If some ``x`` is 0, which e^{θT} omits.
         """
-        x = np.asarray(x)
-        if (x == 0).any():
+        points: Array = np.asarray(x)
+        if (points == 0).any():
             raise ValueError(
                 "`x` must not contain 0; e^θ never vanishes. Use Continuous(epsilon) "
                 "to reach singular maps."
             )
-        real = not np.iscomplexobj(x) and (x > 0).all()
-        result = np.log(x if real else _from_above(x)) / self.horizon
-        return result.item() if result.ndim == 0 else result
+        real = not np.iscomplexobj(points) and (points > 0).all()
+        logarithm = np.log(points if real else _from_above(points))
+        return number_or_array(logarithm / self.horizon)
 
-    def _scalar(self, theta):
+    def _scalar(self, theta: Tensor) -> Tensor:
         return (self.horizon * theta).exp()
 
-    def _matrix(self, theta):
+    def _matrix(self, theta: Tensor) -> Tensor:
         return torch.linalg.matrix_exp(self.horizon * theta)
 
 
-def _from_above(x):
+def _from_above(x: Array) -> ComplexArray:
     """Return complex ``x`` with −0j replaced by +0j: the upper side of the cut."""
     x = x.astype(complex)
     return np.where(x.imag == 0, x.real + 0j, x)

@@ -23,6 +23,7 @@ from scipy.optimize import minimize_scalar
 from .checks import like, square_matrix
 from .criterion import is_representable
 from .jordan import schur_eigenvalues
+from .propagator import Matrix, MatrixLike, Propagator, RealArray
 
 
 class LossFloor(float):
@@ -37,13 +38,16 @@ class LossFloor(float):
         The μ at which the bound is attained; None if the floor is 0.
     """
 
-    def __new__(cls, value, exact, at):
+    exact: bool
+    at: float | None
+
+    def __new__(cls, value: float, exact: bool, at: float | None) -> "LossFloor":
         """Return the float ``value`` with its two attributes."""
         self = super().__new__(cls, value)
         self.exact, self.at = exact, at
         return self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         """Show the number and what it means."""
         return f"{float(self)!r} ({'exact' if self.exact else 'lower bound'})"
 
@@ -62,12 +66,12 @@ class Nearest:
         the loss approaches its floor.
     """
 
-    matrix: np.ndarray
+    matrix: Matrix
     distance: float
     attained: bool
 
 
-def loss_floor(D, m):
+def loss_floor(D: MatrixLike, m: Propagator) -> LossFloor:
     """Return inf ‖Ψ(θ) − D‖ over real θ, in the Frobenius norm, or a bound from below.
 
     Parameters
@@ -95,17 +99,18 @@ def loss_floor(D, m):
     >>> f"{rep.loss_floor(D, rep.Continuous(1.0)):.12f}"
     '0.386501396833'
     """
-    D = square_matrix(D)
-    value, at = _lower_bound(D, m.threshold)
-    if len(D) <= 2:
-        value = _planar_distance(D, m.threshold)
+    array = square_matrix(D)
+    value, at = _lower_bound(array, m.threshold)
+    planar = len(array) <= 2
+    if planar:
+        value = _planar_distance(array, m.threshold)
     if value == 0:
         return LossFloor(0.0, True, None)
-    exact = len(D) <= 2 or _is_closure(_corrected(D, at, m.threshold), m.threshold)
+    exact = planar or _is_closure(_corrected(array, at, m.threshold), m.threshold)
     return LossFloor(value, exact, at)
 
 
-def nearest(D, m):
+def nearest(D: MatrixLike, m: Propagator) -> Nearest:
     """Return the nearest matrix that the model comes arbitrarily close to.
 
     D itself if it is representable; otherwise the rank-one correction D − σuvᵀ, (σ, u,
@@ -145,25 +150,23 @@ def nearest(D, m):
             "nearest representable matrix is not known. Minimise ‖Ψ(θ) − D‖ "
             "numerically, from several starts."
         )
-    if floor == 0:
-        matrix, attained = array.copy(), bool(is_representable(array, m))
-    else:
-        matrix = _corrected(array, floor.at, m.threshold)
-        attained = bool(is_representable(matrix, m))
+    matrix = _corrected(array, floor.at, m.threshold)
+    attained = bool(is_representable(matrix, m))
     return Nearest(like(matrix, D), float(floor), attained)
 
 
-def _lower_bound(D, threshold):
+def _lower_bound(D: RealArray, threshold: float) -> tuple[float, float | None]:
     """Return max σ_min(D − μI) over the μ <= λ with det(D − μI) < 0, and that μ.
 
     det(D − μI) is positive for μ → −∞ and changes sign at each real eigenvalue.
     """
     values = schur_eigenvalues(schur(D, output="real")[0])
     real = np.sort(values[values.imag == 0].real)
-    edges = [*real[real < threshold]]
+    edges: list[float] = [*real[real < threshold]]
     if len(edges) % 2:
         edges.append(threshold)
-    best, at = 0.0, None
+    best: float = 0.0
+    at: float | None = None
     for low, high in zip(edges[::2], edges[1::2], strict=True):
         value, place = _highest(D, low, high)
         if value > best:
@@ -171,10 +174,12 @@ def _lower_bound(D, threshold):
     return best, at
 
 
-def _highest(D, low, high, points=33):
+def _highest(
+    D: RealArray, low: float, high: float, points: int = 33
+) -> tuple[float, float]:
     """Return the largest σ_min(D − μI) for μ in [low, high], with its μ."""
 
-    def negative(mu):
+    def negative(mu: float) -> float:
         return -np.linalg.svd(D - mu * np.eye(len(D)), compute_uv=False)[-1]
 
     grid = np.linspace(low, high, points)
@@ -189,7 +194,7 @@ def _highest(D, low, high, points=33):
     return max((heights[k], float(grid[k])), inside, key=lambda pair: pair[0])
 
 
-def _planar_distance(D, threshold):
+def _planar_distance(D: RealArray, threshold: float) -> float:
     """Return the exact distance for d <= 2.
 
     With A = D − λI = pI + q[[1, 0], [0, −1]] + r[[0, 1], [1, 0]] + s[[0, −1], [1, 0]]:
@@ -204,8 +209,13 @@ def _planar_distance(D, threshold):
     return max(0.0, math.hypot(q, r) - math.hypot(s, max(p, 0.0)))
 
 
-def _corrected(D, mu, threshold):
-    """Return D − σuvᵀ, which has the eigenvalue μ, doubled if μ lies below λ."""
+def _corrected(D: RealArray, mu: float | None, threshold: float) -> RealArray:
+    """Return D − σuvᵀ, which has the eigenvalue μ, doubled if μ lies below λ.
+
+    D itself if there is no μ, because nothing is wrong with it.
+    """
+    if mu is None:
+        return D.copy()
     U, sigma, Vt = np.linalg.svd(D - mu * np.eye(len(D)))
     u, v = U[:, -1], Vt[-1]
     if len(D) > 1 and mu < threshold and sigma[-2] - sigma[-1] <= 1e-6 * sigma[-2]:
@@ -215,7 +225,7 @@ def _corrected(D, mu, threshold):
     return D - sigma[-1] * np.outer(u, v)
 
 
-def _orthogonal_pair(U, V):
+def _orthogonal_pair(U: RealArray, V: RealArray) -> tuple[RealArray, RealArray]:
     """Return Uc and Vc for a unit vector c with cᵀUᵀVc = 0."""
     K = U.T @ V
     (low, high), axes = np.linalg.eigh((K + K.T) / 2)
@@ -224,6 +234,6 @@ def _orthogonal_pair(U, V):
     return U @ c, V @ c
 
 
-def _is_closure(A, threshold):
+def _is_closure(A: RealArray, threshold: float) -> bool:
     """Return whether A lies in the closure of the representable set, up to rounding."""
-    return _lower_bound(A, threshold)[0] <= 1e-7 * np.linalg.norm(A)
+    return _lower_bound(A, threshold)[0] <= 1e-7 * float(np.linalg.norm(A))

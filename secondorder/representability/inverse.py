@@ -8,12 +8,17 @@ value, so nothing stops it in the open half-planes.  It maps the upper one into 
 Nevanlinna, "Analytic Functions", chapter XI, for the two facts used.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+
+from .checks import number_or_array
+from .propagator import Array, ComplexArray, Points, Propagator, RealArray
 
 TINY = 4 * np.finfo(float).eps
 
 
-def principal_inverse(x, m):
+def principal_inverse(x: Points, m: Propagator) -> Points:
     """Return g(x) with Ψ(g(x)) = x on the principal branch; from above on the cut.
 
     Parameters
@@ -29,21 +34,21 @@ def principal_inverse(x, m):
     number or array
         Real if all ``x`` are real and >= λ, complex otherwise.
     """
-    x = np.asarray(x)
     flat = np.atleast_1d(x).ravel()
+    roots: Array
     if np.iscomplexobj(x) or (flat < m.principal_threshold).any():
         roots = _complex_branch(flat.astype(complex), m)
     else:
         roots = _real_branch(flat.astype(float), m)
-    return roots.reshape(x.shape) if x.ndim else roots.item()
+    return number_or_array(roots.reshape(np.shape(x)))
 
 
-def _real_branch(x, m):
+def _real_branch(x: RealArray, m: Propagator) -> RealArray:
     """Invert the increasing branch at real x >= λ, shape (n,)."""
     return increasing_root(m.response, m.derivative, x, m.principal_minimiser)
 
 
-def _complex_branch(x, m, steps=12):
+def _complex_branch(x: ComplexArray, m: Propagator, steps: int = 12) -> ComplexArray:
     """Continue g along circles about λ, from the real axis to x, shape (n,)."""
     lower = x.imag < 0
     x = np.where(lower, x.conj(), x.real + 1j * np.abs(x.imag))
@@ -57,7 +62,9 @@ def _complex_branch(x, m, steps=12):
     return np.where(lower, theta.conj(), theta)
 
 
-def _newton(m, theta, x, iterations):
+def _newton(
+    m: Propagator, theta: ComplexArray, x: ComplexArray, iterations: int
+) -> ComplexArray:
     """Return θ after Newton steps for Ψ(θ) = x; stays where Ψ' vanishes."""
     for _ in range(iterations):
         slope = m.derivative(theta)
@@ -67,7 +74,9 @@ def _newton(m, theta, x, iterations):
 
 
 @np.errstate(all="ignore")  # steps that overflow end the iteration
-def commuting_newton(m, T, start, iterations=40):
+def commuting_newton(
+    m: Propagator, T: Array, start: complex, iterations: int = 40
+) -> Array:
     """Solve Ψ(G) = T by Newton among matrices that commute with T.
 
     Parameters
@@ -88,7 +97,7 @@ def commuting_newton(m, T, start, iterations=40):
     best, least, idle = G, np.inf, 0
     for _ in range(iterations):
         excess = m.response(G) - T
-        residual = np.linalg.norm(excess)
+        residual = float(np.linalg.norm(excess))
         if not residual < least / 2:
             idle += 1
         if residual < least:
@@ -104,7 +113,12 @@ def commuting_newton(m, T, start, iterations=40):
     return best
 
 
-def increasing_root(function, derivative, target, low):
+def increasing_root(
+    function: Callable[[RealArray], RealArray],
+    derivative: Callable[[RealArray], RealArray],
+    target: RealArray,
+    low: float,
+) -> RealArray:
     """Solve f(t) = target for increasing f on [low, ∞), by Newton inside a bracket.
 
     Parameters
@@ -143,7 +157,9 @@ def increasing_root(function, derivative, target, low):
     return theta
 
 
-def bisect(function, left, right):
+def bisect(
+    function: Callable[[RealArray], RealArray], left: RealArray, right: RealArray
+) -> RealArray:
     """Return the sign changes of ``function`` between arrays left and right (n,)."""
     rising = function(left) < 0
     for _ in range(80):

@@ -14,13 +14,16 @@ Jordan canonical form", SIAM Review 18 (1976), section 10; Kagstrom & Ruhe, ACM 
 (1980).
 """
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.cluster.hierarchy import linkage, to_tree
+from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.linalg import schur
 from scipy.linalg.lapack import dtrsen
 from scipy.spatial.distance import pdist
+
+from .propagator import ComplexArray, RealArray
 
 # Eigenvalues of a perturbed Jordan block of size n lie within (error)^{1/n} of its own,
 # relative to the norm: 0.05 lets blocks up to size 9 be recognised at 1e-12.
@@ -52,12 +55,12 @@ class Eigenvalue:
 class Spectrum:
     """A real Schur form D = Q T Qᵀ with the real eigenvalues of interest."""
 
-    T: np.ndarray
-    Q: np.ndarray
+    T: RealArray
+    Q: RealArray
     low: tuple[Eigenvalue, ...]
 
 
-def examine(D, below, tolerance):
+def examine(D: RealArray, below: float, tolerance: float) -> Spectrum:
     """Find the real eigenvalues of D up to ``below``, with their Jordan blocks.
 
     Parameters
@@ -73,7 +76,7 @@ def examine(D, below, tolerance):
     Spectrum
     """
     T, Q = schur(D, output="real")
-    scale = np.linalg.norm(D, 2)
+    scale = float(np.linalg.norm(D, 2))
     values = schur_eigenvalues(T)
     near = values.real <= below + REACH * scale
     near &= np.abs(values.imag) <= REACH * scale
@@ -83,7 +86,7 @@ def examine(D, below, tolerance):
     return Spectrum(T, Q, tuple(sorted(found, key=lambda e: e.value)))
 
 
-def schur_eigenvalues(T):
+def schur_eigenvalues(T: RealArray) -> ComplexArray:
     """Return the eigenvalues of a real Schur form, in the order of its diagonal."""
     values = np.diag(T).astype(complex)
     for i in np.flatnonzero(np.diag(T, -1)):
@@ -93,7 +96,7 @@ def schur_eigenvalues(T):
     return values
 
 
-def lead(T, index):
+def lead(T: RealArray, index: Collection[int]) -> tuple[RealArray, RealArray, float]:
     """Reorder a real Schur form so that the eigenvalues at ``index`` come first.
 
     Returns
@@ -112,7 +115,7 @@ def lead(T, index):
     return new, Z, 1 / max(s, np.finfo(float).tiny)
 
 
-def staircase(N, noise):
+def staircase(N: RealArray, noise: float) -> list[RealArray] | None:
     """Return bases V_k of null(N^k) / null(N^{k−1}), k = 1, 2, …, or None.
 
     None means that N is not nilpotent to within ``noise``.
@@ -138,26 +141,37 @@ def staircase(N, noise):
     return steps
 
 
-def block_sizes(steps):
+def block_sizes(steps: list[RealArray]) -> tuple[int, ...]:
     """Return the Jordan block sizes, decreasing, from the bases of ``staircase``."""
     widths = [step.shape[1] for step in steps]
     return tuple(sum(w > i for w in widths) for i in range(widths[0]))
 
 
-def jordan_chains(N, steps):
+def jordan_chains(N: RealArray, noise: float) -> list[RealArray]:
     """Return the chains [N^{k−1}g, …, Ng, g] of a nilpotent N, longest first.
 
     Parameters
     ----------
     N : array, shape (n, n)
-    steps : list of arrays
-        From ``staircase(N, noise)``.
+    noise : float
+        As in ``staircase``.
 
     Returns
     -------
     list of arrays, shape (n, k), in each of which N acts as one Jordan block
+
+    Raises
+    ------
+    LinAlgError
+        If N is not nilpotent to within ``noise``.
     """
-    chains = []
+    steps = staircase(N, noise)
+    if steps is None:
+        raise np.linalg.LinAlgError(
+            f"`D` has Jordan blocks that float64 does not resolve to {noise:.1e}. "
+            "Raise `tolerance`."
+        )
+    chains: list[RealArray] = []
     for k in range(len(steps), 0, -1):
         V = steps[k - 1]
         # What longer chains already cover of this level, in its own coordinates.
@@ -174,13 +188,19 @@ def jordan_chains(N, steps):
     return chains
 
 
-def _units(index, values):
+def _units(index: Iterable[int], values: ComplexArray) -> list[tuple[int, ...]]:
     """Group places into real eigenvalues (i,) and conjugate pairs (i, i+1)."""
     pairs = [(i, i + 1) for i in index if values[i].imag > 0]
     return pairs + [(i,) for i in index if values[i].imag == 0]
 
 
-def _split(T, units, values, scale, tolerance):
+def _split(
+    T: RealArray,
+    units: list[tuple[int, ...]],
+    values: ComplexArray,
+    scale: float,
+    tolerance: float,
+) -> list[Eigenvalue]:
     """Return the real eigenvalues among ``units``, largest admissible groups first.
 
     Walks down the single-linkage tree of the points (Re, |Im|).
@@ -190,7 +210,7 @@ def _split(T, units, values, scale, tolerance):
         return [one] if one else []
     points = [(values[u[0]].real, abs(values[u[0]].imag)) for u in units]
 
-    def walk(node):
+    def walk(node: ClusterNode) -> list[Eigenvalue]:
         group = [units[i] for i in node.pre_order()]
         one = _recognise(T, group, values, scale, tolerance)
         if one:
@@ -200,7 +220,13 @@ def _split(T, units, values, scale, tolerance):
     return walk(to_tree(linkage(pdist(np.array(points)), "single")))
 
 
-def _recognise(T, units, values, scale, tolerance):
+def _recognise(
+    T: RealArray,
+    units: list[tuple[int, ...]],
+    values: ComplexArray,
+    scale: float,
+    tolerance: float,
+) -> Eigenvalue | None:
     """Return the one eigenvalue that a group of computed ones stands for, or None."""
     index = tuple(sorted(i for unit in units for i in unit))
     mean = values[list(index)].real.mean()
@@ -217,7 +243,7 @@ def _recognise(T, units, values, scale, tolerance):
     return Eigenvalue(mean, block_sizes(steps), noise, index)
 
 
-def _snap(e):
+def _snap(e: Eigenvalue) -> Eigenvalue:
     """Return ``e`` with value 0 if it cannot be told from 0."""
     # Singular matrices are meant singular; λ may be far smaller than rounding.
     zero = abs(e.value) <= e.noise

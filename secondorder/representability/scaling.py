@@ -17,9 +17,10 @@ from .checks import positive, square_matrix
 from .continuous import Continuous
 from .criterion import TOLERANCE, check_tolerance, judge, odd_sizes
 from .jordan import examine
+from .propagator import MatrixLike, Propagator, RealArray
 
 
-def max_scale(D, m, *, tolerance=TOLERANCE):
+def max_scale(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> float:
     """Return α_max: αD is representable for all 0 < α < α_max, and for none above.
 
     Parameters
@@ -46,16 +47,18 @@ def max_scale(D, m, *, tolerance=TOLERANCE):
     >>> round(rep.max_scale([[-1.0, 0.0], [0.0, 2.0]], rep.Continuous(1.0)), 12)
     0.613498603167
     """
-    D, tolerance = square_matrix(D), check_tolerance(tolerance)
+    array, tolerance = square_matrix(D), check_tolerance(tolerance)
     if m.fold is None:
         return math.inf
     if m.fold.value == 0 and m.log_threshold in (math.inf, -math.inf):
-        return math.inf if judge(D, m, tolerance)[0] else 0.0
-    lowest = _lowest_unpaired(D, tolerance)
+        return math.inf if judge(array, m, tolerance)[0] else 0.0
+    lowest = _lowest_unpaired(array, tolerance)
     return math.exp(m.log_threshold - math.log(lowest)) if lowest else math.inf
 
 
-def min_epsilon(D, horizon=1.0, *, tolerance=TOLERANCE):
+def min_epsilon(
+    D: MatrixLike, horizon: float = 1.0, *, tolerance: float = TOLERANCE
+) -> float:
     """Return ε_min: D is representable on [0, T] for every ε > ε_min, for none below.
 
     Parameters
@@ -89,7 +92,7 @@ def min_epsilon(D, horizon=1.0, *, tolerance=TOLERANCE):
     if lowest >= 1:
         return math.inf
 
-    def excess(log_epsilon):
+    def excess(log_epsilon: float) -> float:
         return Continuous(math.exp(log_epsilon)).log_threshold - math.log(lowest)
 
     # λ = −1 + 1/2ε + … near −1, and log |λ| ~ −1/2ε near 0: both ends are bracketed.
@@ -102,7 +105,7 @@ def min_epsilon(D, horizon=1.0, *, tolerance=TOLERANCE):
     return horizon * math.exp(brentq(excess, low, high, xtol=1e-15, rtol=1e-15))
 
 
-def _lowest_unpaired(D, tolerance):
+def _lowest_unpaired(D: RealArray, tolerance: float) -> float:
     """Return |μ| of the lowest negative eigenvalue with an unpaired block, or 0."""
     low = examine(D, 0.0, tolerance).low
     unpaired = [-e.value for e in low if e.value < 0 and odd_sizes(e.sizes)]

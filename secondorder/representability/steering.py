@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from .checks import layer_count, like, momentum, positive, square_matrix
+from .propagator import Matrix, MatrixLike
 
 
 @dataclass(frozen=True)
@@ -35,28 +36,28 @@ class Steering:
     epsilon: float
     horizon: float
     switch: float
-    velocity: np.ndarray
+    velocity: Matrix
 
-    def __call__(self, t):
+    def __call__(self, t: float) -> Matrix:
         """θ(t), shape (d, d), of the kind of D."""
         t = float(t)
         if t > self.switch:
             return 0 * self.velocity
         scale = (self.epsilon + t) / self.switch
         # V and (I + pV)⁻¹ commute, so one solve does.
-        inverse = torch.linalg.solve if _is_tensor(self.velocity) else np.linalg.solve
-        return scale * inverse(self.path(t), self.velocity)
+        library = torch if torch.is_tensor(self.velocity) else np
+        return scale * library.linalg.solve(self.path(t), self.velocity)
 
-    def path(self, t):
+    def path(self, t: float) -> Matrix:
         """X(t), shape (d, d): where the identity has been carried at time t."""
-        t, eye = float(t), _eye_like(self.velocity)
+        t, eye = float(t), like(np.eye(len(self.velocity)), self.velocity)
         if t <= self.switch:
             return eye + t * t / (2 * self.switch) * self.velocity
         glide = -self.epsilon * math.expm1(-(t - self.switch) / self.epsilon)
         return eye + (self.switch / 2 + glide) * self.velocity
 
 
-def steer(D, epsilon, horizon=1.0):
+def steer(D: MatrixLike, epsilon: float, horizon: float = 1.0) -> Steering:
     """Construct θ(t) with ε ẍ + ẋ = θ(t)x, ẋ(0) = 0 and x(T) = D x(0), for any real D.
 
     Parameters
@@ -96,7 +97,7 @@ def steer(D, epsilon, horizon=1.0):
     return Steering(epsilon, horizon, switch, like(velocity, D))
 
 
-def steer_layers(D, layers, gamma):
+def steer_layers(D: MatrixLike, layers: int, gamma: float) -> Matrix:
     """Return θ₁, …, θ_N of untied layers that carry x_0 to D x_0, for any real D.
 
     One layer acts, θ₁ = (D − I)/(1 − γ^N); the others coast.
@@ -130,16 +131,6 @@ def steer_layers(D, layers, gamma):
     return like(theta, D)
 
 
-def _reach(switch, epsilon, horizon):
+def _reach(switch: float, epsilon: float, horizon: float) -> float:
     """Return how far a unit final velocity V carries: X(T) = I + reach V."""
     return switch / 2 - epsilon * math.expm1(-(horizon - switch) / epsilon)
-
-
-def _is_tensor(matrix):
-    return torch.is_tensor(matrix)
-
-
-def _eye_like(matrix):
-    if _is_tensor(matrix):
-        return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    return np.eye(len(matrix))

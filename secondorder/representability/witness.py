@@ -15,9 +15,12 @@ SIAM J. Matrix Anal. 25 (2003); Higham, "Functions of Matrices", SIAM 2008, chap
 """
 
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.linalg import schur
 from scipy.linalg.lapack import dtrsyl, ztrexc, ztrsyl
@@ -25,13 +28,20 @@ from scipy.spatial.distance import squareform
 
 from .checks import like, square_matrix
 from .criterion import TOLERANCE, NotRepresentable, check_tolerance, groups, judge, side
+from .discrete import Discrete
+from .fold import Fold
 from .inverse import commuting_newton
-from .jordan import jordan_chains, lead, staircase
+from .jordan import Eigenvalue, jordan_chains, lead
+from .propagator import Array, ComplexArray, Matrix, MatrixLike, Propagator, RealArray
+
+Grouping: TypeAlias = tuple[str, float]  # how to link, and up to which distance
+Part: TypeAlias = tuple[RealArray, Array]  # a basis, and θ in it
+Solver: TypeAlias = Callable[..., tuple[Array, float, int]]  # LAPACK's ?trsyl
 
 # How eigenvalues are grouped, by distance relative to that from the cut.  Small groups
 # suit almost everything.  Far from normal, many close eigenvalues need groups that are
 # well separated ("single"), or large.  Tried in turn until the residual is rounding.
-GROUPINGS = (("complete", 0.2), ("single", 0.1), ("complete", 1.0))
+GROUPINGS: Sequence[Grouping] = (("complete", 0.2), ("single", 0.1), ("complete", 1.0))
 ENOUGH = 1e-12  # relative residual
 
 
@@ -47,11 +57,11 @@ class Witness:
         ‖Ψ(θ) − D‖ in the Frobenius norm, evaluated: the certificate.
     """
 
-    theta: np.ndarray = field(repr=False)
+    theta: Matrix = field(repr=False)
     residual: float
 
 
-def represent(D, m, *, tolerance=TOLERANCE):
+def represent(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> Witness:
     """Construct a real θ with Ψ(θ) = D.
 
     For normal D it is the solution of smallest Frobenius norm among normal θ (as far
@@ -100,20 +110,19 @@ def represent(D, m, *, tolerance=TOLERANCE):
     """
     array = square_matrix(D)
     verdict, spectrum = judge(array, m, check_tolerance(tolerance))
-    if not verdict:
+    if spectrum is None:
         raise NotRepresentable(verdict)
     lifted = [e for e in spectrum.low if e.value <= m.principal_threshold + e.noise]
     labels = np.full(len(array), -1)
     for k, e in enumerate(lifted):
         labels[list(e.index)] = k
-    theta, residual = None, np.inf
+    trials: list[tuple[RealArray, float]] = []
     for grouping in GROUPINGS:
-        trial = _lift(spectrum.T, labels, lifted, m, grouping)
-        trial, error = _polish(spectrum.Q @ trial @ spectrum.Q.T, array, m)
-        if theta is None or error < residual:
-            theta, residual = trial, error
-        if residual <= ENOUGH * np.linalg.norm(array):
+        theta = _lift(spectrum.T, labels, lifted, m, grouping)
+        trials.append(_polish(spectrum.Q @ theta @ spectrum.Q.T, array, m))
+        if trials[-1][1] <= ENOUGH * np.linalg.norm(array):
             break
+    theta, residual = min(trials, key=lambda trial: trial[1])
     if not residual <= 1e-8 * np.linalg.norm(array) + 1e-12:
         warnings.warn(
             f"a witness exists, but float64 resolves it only to ‖Ψ(θ) − D‖ = "
@@ -125,7 +134,13 @@ def represent(D, m, *, tolerance=TOLERANCE):
     return Witness(like(theta, D), residual)
 
 
-def _lift(T, labels, lifted, m, grouping):
+def _lift(
+    T: RealArray,
+    labels: NDArray[np.int_],
+    lifted: list[Eigenvalue],
+    m: Propagator,
+    grouping: Grouping,
+) -> RealArray:
     """Return θ with Ψ(θ) = T for a real Schur form whose labels name the eigenvalues.
 
     One labelled eigenvalue is moved to the front and decoupled,
@@ -149,7 +164,7 @@ def _lift(T, labels, lifted, m, grouping):
     return Z @ theta @ Z.T
 
 
-def _decouple(B, C, coupling, solver):
+def _decouple(B: Array, C: Array, coupling: Array, solver: Solver) -> Array:
     """Solve R C − B R = coupling for (quasi-)triangular B and C."""
     if not (B.size and C.size):
         return np.zeros_like(coupling)
@@ -160,13 +175,12 @@ def _decouple(B, C, coupling, solver):
 # -- one real eigenvalue, in its Jordan basis ------------------------------------------
 
 
-def _lift_eigenvalue(B, e, m):
+def _lift_eigenvalue(B: RealArray, e: Eigenvalue, m: Propagator) -> RealArray:
     """Return a real θ with Ψ(θ) = B, for a block B with the one real eigenvalue e."""
     N = B - e.value * np.eye(len(B))
-    steps = staircase(N, max(e.noise, np.abs(N).max() * (len(N) == 1)))
-    chains = jordan_chains(N, steps)
-    if side(e, m) == "at":
-        parts = _fold_parts(chains, m)
+    chains = jordan_chains(N, max(e.noise, np.abs(N).max() * (len(N) == 1)))
+    if m.fold and side(e, m) == "at":
+        parts = _fold_parts(chains, m.fold, m)
     else:
         parts = _pair_parts(chains, e.value, m)
     X = np.hstack([basis for basis, _ in parts])
@@ -178,7 +192,7 @@ def _lift_eigenvalue(B, e, m):
     return X @ theta @ np.linalg.inv(X)
 
 
-def _pair_parts(chains, value, m):
+def _pair_parts(chains: list[RealArray], value: float, m: Propagator) -> list[Part]:
     """Lift equal chains two by two to conjugate blocks, single ones to real blocks."""
     parts, waiting = [], None
     above = m.inverse(value)  # on the cut, its value from above
@@ -201,17 +215,18 @@ def _pair_parts(chains, value, m):
     return parts
 
 
-def _is_regular(theta, m):
+def _is_regular(theta: complex, m: Propagator) -> bool:
     """Return whether Ψ' is far enough from 0 at θ for a Jordan block to be lifted."""
     slope = abs(m.derivative(theta)) * (1 + abs(theta))
     return slope > 1e-2 * abs(m.response(theta))
 
 
-def _real_block(n, value, m):
+def _real_block(n: int, value: float, m: Propagator) -> RealArray:
     """Return a real θ over one Jordan block, from a simple real inverse image."""
     if value >= m.principal_threshold:
         return _jordan_inverse(n, value, m.inverse(value), m)
-    roots = m.real_preimages(value)
+    # Only layers have other real preimages to offer.
+    roots = cast(Discrete, m).real_preimages(value)
     regular = [root for root in roots if _is_regular(root, m)]
     if regular:
         root = min(regular, key=abs)
@@ -220,17 +235,17 @@ def _real_block(n, value, m):
     return _jordan_inverse(n, value, root, m)
 
 
-def _jordan_inverse(n, value, root, m):
+def _jordan_inverse(n: int, value: float, root: complex, m: Propagator) -> Array:
     """Return G with Ψ(G) = J_n(value) and the eigenvalue ``root``."""
     return commuting_newton(m, _jordan(n, value), root)
 
 
-def _jordan(n, value):
+def _jordan(n: int, value: float) -> RealArray:
     """Return the Jordan block J_n(value)."""
     return value * np.eye(n) + np.eye(n, k=1)
 
 
-def _fold_parts(chains, m):
+def _fold_parts(chains: list[RealArray], fold: Fold, m: Propagator) -> list[Part]:
     """Lift groups of chains at the critical value to one Jordan block each.
 
     J_s over the fold goes to a matrix K with the blocks of the group; in a Jordan basis
@@ -238,15 +253,14 @@ def _fold_parts(chains, m):
     """
     parts, start = [], 0
     sizes = [chain.shape[1] for chain in chains]
-    for group in groups(sizes, m.fold.order):
+    for group in groups(sizes, fold.order):
         count = sum(size > 0 for size in group)
         basis = np.hstack(chains[start : start + count])
         start += count
-        over = _jordan(sum(group), m.fold.at)
-        K = m.response(over) - m.fold.value * np.eye(len(over))
-        K = np.triu(K, m.fold.order)  # the entries before are 0 up to rounding
-        noise = 1e-12 * np.linalg.norm(K)
-        Y = np.hstack(jordan_chains(K, staircase(K, noise)))
+        over = _jordan(sum(group), fold.at)
+        K = m.response(over) - fold.value * np.eye(len(over))
+        K = np.triu(K, fold.order)  # the entries before are 0 up to rounding
+        Y = np.hstack(jordan_chains(K, 1e-12 * float(np.linalg.norm(K))))
         parts.append((basis, np.linalg.solve(Y, over @ Y)))
     return parts
 
@@ -254,7 +268,7 @@ def _fold_parts(chains, m):
 # -- everything off the cut: block Schur-Parlett ---------------------------------------
 
 
-def _principal(T, m, grouping):
+def _principal(T: Array, m: Propagator, grouping: Grouping) -> RealArray:
     """Return the real matrix g(T), for T without eigenvalues on the cut."""
     T, U = schur(T, output="complex")
     T, U, sizes = _gather(T, U, _group(np.diag(T), m, *grouping))
@@ -268,7 +282,9 @@ def _principal(T, m, grouping):
     return (U @ _parlett(T, atoms) @ U.conj().T).real
 
 
-def _group(values, m, linking, close):
+def _group(
+    values: ComplexArray, m: Propagator, linking: str, close: float
+) -> NDArray[np.int_]:
     """Label eigenvalues by groups: "complete" bounds their size, "single" the gaps."""
     if len(values) == 1:
         return np.zeros(1, dtype=int)
@@ -282,7 +298,9 @@ def _group(values, m, linking, close):
     return fcluster(tree, close, "distance")
 
 
-def _gather(T, U, labels):
+def _gather(
+    T: ComplexArray, U: ComplexArray, labels: Iterable[int]
+) -> tuple[ComplexArray, ComplexArray, list[int]]:
     """Reorder a complex Schur form so that equal labels are neighbours."""
     labels, sizes, place = list(labels), [], 0
     while place < len(labels):
@@ -297,7 +315,7 @@ def _gather(T, U, labels):
     return T, U, sizes
 
 
-def _parlett(T, atoms):
+def _parlett(T: ComplexArray, atoms: list[Array]) -> Array:
     """Return g of a block triangular T from its diagonal blocks, by halves."""
     if len(atoms) == 1:
         return atoms[0]
@@ -315,7 +333,9 @@ def _parlett(T, atoms):
 
 
 @np.errstate(all="ignore")  # a step may overshoot; then it is not taken
-def _polish(theta, D, m, steps=3):
+def _polish(
+    theta: RealArray, D: RealArray, m: Propagator, steps: int = 3
+) -> tuple[RealArray, float]:
     """Return θ and ‖Ψ(θ) − D‖ after Newton steps, taken only while they help."""
     error = D - m.response(theta)
     residual = np.linalg.norm(error)
@@ -332,7 +352,7 @@ def _polish(theta, D, m, steps=3):
     return theta, float(residual)
 
 
-def _newton_step(theta, error, m):
+def _newton_step(theta: RealArray, error: RealArray, m: Propagator) -> RealArray:
     """Solve the derivative of Ψ at θ = U diag(μ) U⁻¹ for the step that removes error.
 
     In that basis it multiplies by the divided differences Ψ[μ_i, μ_j].  Directions that

@@ -230,6 +230,12 @@ def test_nearest_is_at_the_floor_and_in_the_closure(m):
     assert exact >= 2
 
 
+def test_a_floor_of_rounding_size_does_not_stop_the_search_for_the_nearest():
+    rng = np.random.default_rng(5)
+    for side in rng.standard_normal((50, 2)):  # det D = 0 up to rounding
+        assert nearest(np.outer(side, side), FirstOrder()).distance < 1e-14
+
+
 def test_nearest_to_a_representable_map_is_itself():
     near = nearest(torch.eye(2), Continuous(1.0))
     assert near.attained and near.distance == 0.0

@@ -1,0 +1,89 @@
+"""Counted memory: the bytes that every gradient route keeps for the backward pass.
+
+A Momentum ResNet of small blocks, deeper and deeper.  Every tensor that autograd saves
+passes through ``saved_tensors_hooks``; the weights, which are there anyway, do not
+count, and tensors that share memory count once.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from .. import plot
+from ..models import MomentumNet
+from ..monitor import SavedBytes
+
+ROUTES = ("backprop", "checkpoint", "reversible")
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """Bytes of all distinct storages saved for the backward pass of ``model(x)``.
+
+    Parameters
+    ----------
+    model : nn.Module
+    x : Tensor
+
+    Returns
+    -------
+    int
+        Without the parameters of the model.
+    """
+    with SavedBytes(model.parameters()) as saved:
+        y = model(x)
+    total = saved.total
+    del y
+    return total
+
+
+def network(depth: int, gamma: float, gradient: str, width: int) -> MomentumNet:
+    """Blocks Linear–ReLU–Linear, ``depth`` of them."""
+    blocks = [
+        nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        for _ in range(depth)
+    ]
+    return MomentumNet(blocks, gamma=gamma, gradient=gradient)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line of ``python -m secondorder memory``."""
+    text = argparse.ArgumentParser(
+        prog="python -m secondorder memory",
+        description="Count the bytes that each gradient route keeps, against depth.",
+    )
+    text.add_argument("--out", type=Path, metavar="DIR", help="write memory.png there")
+    text.add_argument("--depth", type=int, nargs="+", default=[10, 30, 100, 300, 1000])
+    text.add_argument("--gamma", type=float, default=0.9)
+    text.add_argument("--width", type=int, default=32)
+    text.add_argument("--batch", type=int, default=64)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Count and print; return the exit status."""
+    args = parser().parse_args(argv)
+    x = torch.zeros(args.batch, args.width)
+    elements = x.numel()
+    print(
+        f"MomentumNet, γ = {args.gamma:g}, state of {args.batch} × {args.width} "
+        f"float32, {elements * 4 / 1024:g} KiB; kept for the backward pass [KiB]\n"
+    )
+    print(f"{'depth':>6}" + "".join(f"{route:>14}" for route in ROUTES))
+    counted: dict[str, list[int]] = {route: [] for route in ROUTES}
+    for depth in args.depth:
+        for route in ROUTES:
+            model = network(depth, args.gamma, route, args.width)
+            counted[route].append(saved_bytes(model, x))
+        cells = (f"{counted[route][-1] / 1024:>14.1f}" for route in ROUTES)
+        print(f"{depth:>6}" + "".join(cells), flush=True)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        fig = Figure(figsize=(5, 3.6), layout="constrained")
+        plot.memory(args.depth, counted, fig.subplots())
+        fig.savefig(args.out / "memory.png", dpi=140)
+        print(f"\n{args.out / 'memory.png'}")
+    return 0

@@ -1,0 +1,97 @@
+"""Gradients on their way back through a plan.
+
+kick    v += w f(x)     g_f = w g_v,  g_w = ⟨g_v, f⟩,  g_x += (∂f/∂x)ᵀ g_f
+drift   x += w v        g_v += w g_x,  g_w = ⟨g_x, v⟩
+damp    v *= w          g_w = ⟨g_v, v⟩,  g_v *= w
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..plan.moves import Damp, Drift, Kick, Move, Record, shear
+from .tape import Integers, Step
+
+Graph = tuple[Tensor, ...]  # a force, and the leaves x (and v) it was computed from
+
+
+class Cotangents:
+    """Gradients of the loss with respect to the state, and to the plan's numbers."""
+
+    def __init__(
+        self, like: Tensor, parts: int, outputs: Sequence[Tensor | None]
+    ) -> None:
+        self.x = torch.zeros_like(like)
+        self.velocities = [torch.zeros_like(self.x) for _ in range(parts)]
+        self.outputs = list(outputs)  # (gx, gv) of the records not yet met
+        self.numbers: dict[int, Tensor] = {}
+        self.pending: Tensor | None = None
+
+    def add(self, number: Any, one: Tensor, other: Tensor) -> None:
+        """Gradient of a number that multiplied ``other``, given that of the product."""
+        if isinstance(number, Tensor) and number.requires_grad:
+            part = (one * other).sum_to_size(number.shape)
+            old = self.numbers.get(id(number))
+            self.numbers[id(number)] = part if old is None else old + part
+
+    def kick(self, move: Kick, value: Tensor) -> None:
+        """Collect what v += w f (and e ±= w f) asks of the force."""
+        push = self.velocities[0]
+        if move.velocity_copy:
+            push = push + move.velocity_copy * self.velocities[1]
+        self.add(move.weight, push, value.detach())
+        part = detached(move.weight) * push
+        self.pending = part if self.pending is None else self.pending + part
+
+    def pull(self, graph: Graph, move: Kick) -> None:
+        """Pull the pending gradient of a force back to everything it came from."""
+        value, *leaves = graph
+        pending, self.pending = self.pending, None
+        if value.requires_grad and pending is not None:
+            torch.autograd.backward(value, pending.to(value.dtype))
+        if leaves[0].grad is not None:
+            self.x += leaves[0].grad
+        if move.velocity_copy and leaves[1].grad is not None:
+            self.velocities[0] += leaves[1].grad
+            self.velocities[1] -= move.velocity_copy * leaves[1].grad
+
+    def move(self, move: Move, state: Integers, step: Step) -> None:
+        """Drift x += w v; damp v *= w; record."""
+        if isinstance(move, Drift):
+            if wants_gradient(move.weight):
+                self.add(move.weight, self.x, state.velocity(step.read))
+            self.velocities[0] = shear(
+                self.velocities[0], self.x, detached(move.weight)
+            )
+        elif isinstance(move, Damp):
+            part = step.part
+            if wants_gradient(move.weight):
+                before = state.velocity(step.read, part)
+                self.add(move.weight, self.velocities[part], before)
+            self.velocities[part] *= detached(move.weight)
+        elif isinstance(move, Record):
+            gv, gx = self.outputs.pop(), self.outputs.pop()
+            if gx is not None:
+                self.x += gx
+            if gv is not None:
+                self.add(move.scale, gv, state.velocity(step.read))
+                self.velocities[0] += detached(move.scale) * gv
+
+
+def differentiable(move: Move) -> list[Tensor]:
+    """The numbers of a move that want gradients."""
+    names = ("weight", "time", "inner", "scale")
+    numbers = (getattr(move, name, None) for name in names)
+    return [n for n in numbers if isinstance(n, Tensor) and n.requires_grad]
+
+
+def wants_gradient(number: Any) -> bool:
+    """Whether a number is a tensor that requires a gradient."""
+    return isinstance(number, Tensor) and number.requires_grad
+
+
+def detached(number: Any) -> Any:
+    """A number without its graph."""
+    return number.detach() if isinstance(number, Tensor) else number

@@ -1,0 +1,317 @@
+"""Everything that makes a field give the same bits twice, and leaves no trace.
+
+The backward pass evaluates every force again, so it has to meet the same weights, the
+same random numbers, the same precision and the same buffers:
+
+- it works on a *replica* of the field's modules, which shares everything with them but
+  the tables of parameters and buffers: the parameters are private aliases, whose
+  gradients gather there and return through autograd once (so hooks on parameters run
+  once), the buffers are copies.  The caller's modules are never touched, so another
+  thread, ``torch.func.functional_call`` and ``load_state_dict(assign=True)`` are safe;
+- modules that cannot be replicated (compiled, scripted, or with a ``forward`` of their
+  own) get the aliases for as long as a pass runs, one pass at a time;
+- random states are noted before each force that draws (dropout), and restored;
+- autocast is re-entered as it was.
+"""
+
+import functools
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Field = Callable[..., Tensor]
+REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
+TABLES = {"_parameters", "_buffers", "_modules"}
+SWAPPING = threading.RLock()  # held while modules that cannot be replicated are changed
+
+
+def modules_of(field: Any) -> list[nn.Module]:
+    """All modules reachable from a field: a module, a bound method or a partial."""
+    while isinstance(field, functools.partial):
+        field = field.func
+    owner = getattr(field, "__self__", field)
+    return list(owner.modules()) if isinstance(owner, nn.Module) else []
+
+
+def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
+    """Modules with buffers that functions of a field refer to, registered nowhere."""
+    seen = {id(module) for module in known}
+    todo = [field, *(value for module in known for value in referring(module))]
+    hidden: list[nn.Module] = []
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            hidden += [value] if value._buffers else []
+            todo += [*value._modules.values(), *referring(value)]
+        elif isinstance(value, functools.partial):
+            todo += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, types.MethodType):
+            todo += [value.__self__, value.__func__]
+        elif isinstance(value, types.FunctionType):
+            todo += contents(value)
+        elif type(value) in (list, tuple):
+            todo += [v for v in value if isinstance(v, nn.Module) or callable(v)]
+    return hidden
+
+
+def referring(module: nn.Module) -> list[Any]:
+    """Attributes of a module that may refer to other modules without registering."""
+    return [value for value in vars(module).values() if type(value) in REFERRING]
+
+
+def contents(function: types.FunctionType) -> list[Any]:
+    """What a function refers to: closure, defaults, and globals that it names."""
+    cells = function.__closure__ or ()
+    found = [cell.cell_contents for cell in cells if cell_filled(cell)]
+    names = function.__code__.co_names
+    found += [function.__globals__[n] for n in names if n in function.__globals__]
+    return [*found, *(function.__defaults__ or ())]
+
+
+def cell_filled(cell: types.CellType) -> bool:
+    """Whether a variable of a closure has a value yet."""
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def opaque(module: nn.Module) -> bool:
+    """Whether a shallow copy of a module would still run the original."""
+    own = vars(module).get("forward")
+    if own is not None and getattr(own, "__self__", None) is not module:
+        return True
+    return vars(module).get("_compiled_call_impl") is not None
+
+
+class Weights:
+    """The parameters of a field as they were in the forward pass, and aliases of them.
+
+    Parameters
+    ----------
+    field : callable
+
+    Attributes
+    ----------
+    originals : list of Tensor
+        The parameters that require gradients, each once.
+    """
+
+    def __init__(self, field: Field) -> None:
+        self.field, self.modules = field, modules_of(field)
+        self.hidden = hidden_modules(field, self.modules)
+        rigid = [m for module in self.modules if opaque(module)
+                 for m in module.modules()]  # fmt: skip
+        self.rigid = list({id(m): m for m in rigid}.values())
+        self.tables = [
+            (module, name, parameter)
+            for module in self.modules
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+        learned = {id(p): p for *_, p in self.tables if p.requires_grad}
+        self.originals = list(learned.values())
+        self.aliases: list[Tensor] = []
+        self.clones: list[tuple[nn.Module, nn.Module]] = []
+
+    def make_aliases(self) -> None:
+        """New leaves for the gradients of one backward pass."""
+        self.aliases = [nn.Parameter(p.detach()) for p in self.originals]
+
+    def replica(self, share_buffers: bool = False) -> Field:
+        """The field on private aliases of its parameters and copies of its buffers."""
+        pairs = zip(self.originals, self.aliases or self.originals, strict=True)
+        stand_ins: dict[int, Any] = {id(p): alias for p, alias in pairs}
+        rigid = {id(m) for m in self.rigid}
+        clones: dict[int, nn.Module] = {}
+        for module in self.modules:
+            clone = module
+            if id(module) not in rigid:
+                clone = object.__new__(type(module))
+                clone.__dict__.update(vars(module))
+            clones[id(module)] = clone
+        parameters: dict[int, dict[str, Any]] = {}
+        for module, name, parameter in self.tables:
+            own = parameters.setdefault(id(module), {})
+            own[name] = stand_ins.get(id(parameter), parameter)
+        for module in self.modules:
+            clone = clones[id(module)]
+            if clone is module:
+                continue
+            table = vars(clone)
+            table["_parameters"] = {
+                **module._parameters,
+                **parameters.get(id(module), {}),
+            }
+            table["_modules"] = {
+                name: None if child is None else clones[id(child)]
+                for name, child in module._modules.items()
+            }
+            if not share_buffers:
+                table["_buffers"] = {
+                    name: None if buffer is None else buffer.clone()
+                    for name, buffer in module._buffers.items()
+                }
+            for name, value in table.items():
+                if isinstance(value, (types.MethodType, functools.partial)):
+                    table[name] = rebind(value, clones)
+                elif type(value) is list and any(id(v) in stand_ins for v in value):
+                    # The flat weights of recurrent layers.
+                    table[name] = [stand_ins.get(id(v), v) for v in value]
+        self.clones = [(m, clones[id(m)]) for m in self.modules if share_buffers]
+        return rebind(self.field, clones)
+
+    def carry_back(self) -> None:
+        """Give the modules what their replicas have noted in plain attributes."""
+        for module, clone in self.clones:
+            own = vars(module)
+            for name, value in vars(clone).items():
+                if own.get(name) is not value and name not in TABLES:
+                    own[name] = value
+        self.clones = []
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put aliases and copied buffers into what cannot be replicated, and back."""
+        changed = [*self.rigid, *self.hidden]
+        if not changed:
+            yield
+            return
+        pairs = zip(self.originals, self.aliases, strict=True)
+        stand_ins = {id(p): alias for p, alias in pairs}
+        with SWAPPING:
+            before = [(m, m._parameters, m._buffers) for m in changed]
+            for module, parameters, buffers in before:
+                vars(module)["_parameters"] = {
+                    name: stand_ins.get(id(p), p) for name, p in parameters.items()
+                }
+                vars(module)["_buffers"] = {
+                    name: None if b is None else b.clone()
+                    for name, b in buffers.items()
+                }
+            try:
+                yield
+            finally:
+                for module, parameters, buffers in before:
+                    vars(module)["_parameters"] = parameters
+                    vars(module)["_buffers"] = buffers
+
+    def undisturbed(self) -> AbstractContextManager[Any]:
+        """A context in which no other pass changes the modules of this one."""
+        return SWAPPING if self.rigid or self.hidden else nullcontext()
+
+    def take_gradients(self) -> list[Tensor | None]:
+        """The gradients gathered so far, in the order of ``originals``."""
+        gradients = [alias.grad for alias in self.aliases]
+        self.aliases = []
+        return gradients
+
+
+def with_copied_buffers(field: Field) -> Field:
+    """A field with the same parameters, whose running statistics are its own."""
+    weights = Weights(field)
+    if not any(module._buffers for module in weights.modules):
+        return field
+    return weights.replica()
+
+
+def rebind(field: Any, clones: dict[int, nn.Module]) -> Field:
+    """A field with its modules replaced."""
+    if isinstance(field, functools.partial):
+        inner = rebind(field.func, clones)
+        return functools.partial(inner, *field.args, **field.keywords)
+    if isinstance(field, types.MethodType):
+        owner = clones.get(id(field.__self__), field.__self__)
+        return types.MethodType(field.__func__, owner)
+    return clones.get(id(field), field)
+
+
+class ScratchBuffers:
+    """A context, to be entered any number of times, in which buffers are copies."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        self.modules = modules
+        self.saved: list[Any] = []
+
+    def __enter__(self) -> None:
+        tables = [(m, m._buffers) for m in self.modules if m._buffers]
+        self.saved.append(tables)
+        for module, buffers in tables:
+            vars(module)["_buffers"] = {
+                name: None if b is None else b.clone() for name, b in buffers.items()
+            }
+
+    def __exit__(self, *error: Any) -> None:
+        for module, buffers in self.saved.pop():
+            vars(module)["_buffers"] = buffers
+
+
+def autocast_state(device: torch.device) -> tuple[str, torch.dtype, bool] | None:
+    """The precision context of a device type, to be entered again."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind):
+        return None
+    return kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+
+def autocast_again(
+    state: tuple[str, torch.dtype, bool] | None,
+) -> AbstractContextManager[Any]:
+    """A context with the precision that ``autocast_state`` saw."""
+    if state is None:
+        return nullcontext()
+    kind, dtype, enabled = state
+    return torch.autocast(kind, dtype=dtype, enabled=enabled)
+
+
+class RandomStates:
+    """The random number generators that a field on some device may draw from."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.generators = [torch.default_generator]
+        if device.type == "cuda":
+            index = device.index
+            index = torch.cuda.current_device() if index is None else index
+            self.generators.append(torch.cuda.default_generators[index])
+
+    def now(self) -> list[Tensor]:
+        """The present states."""
+        return [g.get_state() for g in self.generators]
+
+    def restore(self, states: Iterable[Tensor]) -> None:
+        """Return to noted states."""
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+
+    def changed_since(self, before: list[Tensor]) -> tuple[list[Tensor], bool]:
+        """The states now, and whether anything was drawn since ``before``."""
+        now = self.now()
+        # Raw bytes: torch.equal takes ten times as long on tensors this small.
+        pairs = zip(before, now, strict=True)
+        drew = any(a.numpy().tobytes() != b.numpy().tobytes() for a, b in pairs)
+        return now, drew
+
+
+@contextmanager
+def without_saved_tensor_hooks() -> Iterator[None]:
+    """Keep the caller's saved-tensor hooks away from graphs that live a moment."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+        yield
+        return
+    # detach: handing back the tensor itself would tie a result to its own graph node.
+    with torch.autograd.graph.saved_tensors_hooks(torch.Tensor.detach, same):
+        yield
+
+
+def same(value: Any) -> Any:
+    """Return the value."""
+    return value

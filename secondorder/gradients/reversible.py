@@ -1,0 +1,396 @@
+"""Exact gradients in constant memory: run the plan on the grid, then run it back.
+
+Three ways to differentiate a solve.  Backprop keeps every activation.  The continuous
+adjoint keeps nothing and integrates backwards in time another ODE, whose solution is
+not the forward one: on ε ẍ + ẋ = f its error grows like e^{T/ε}.  Reversible
+differentiation keeps nothing either, but undoes the discrete moves themselves: on the
+integer grid every state comes back bit for bit, so the gradient is the one of the
+forward pass that was actually run, to rounding.
+
+Kept between the passes (``Trace``): 16 bytes per element of the state, log2(1/γ)/8
+bytes per element and layer (what damping erases), and one random state per force that
+draws.
+
+    Run.forward    the tape from its start to its end; leaves a Trace
+    Run.rewind     the tape from its end to its start; feeds Cotangents on the way
+
+Reference: Gomez et al., "The Reversible Residual Network", NeurIPS 2017, for the idea;
+Sander et al., ICML 2021, section 3.2, for momentum.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..monitor import untracked_leaf
+from ..plan.moves import Kick, Plan, Record, force
+from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
+from .cotangents import Cotangents, Graph, detached, differentiable
+from .fixed_point import fingerprint
+from .replay import (
+    RandomStates,
+    Weights,
+    autocast_again,
+    autocast_state,
+    without_saved_tensor_hooks,
+)
+from .tape import KICK, RECORD, Integers, Packed, Step, compile_tape
+from .usable import check_grads, check_usable
+
+Field = Callable[..., Tensor]
+
+UNFAITHFUL = (
+    "the states could not be reconstructed: the reversed state is not the one that "
+    "the forward pass started from, so no gradient is returned. Either the field gave "
+    "another value when it was evaluated again (nondeterministic kernels, random "
+    "numbers not drawn from torch's generators, parameters or buffers changed before "
+    "the backward pass, spectral_norm in training mode), or the state left the range "
+    "of the grid (|x| < 3e7, or 5e5 in float64; pass a larger `scale` for large "
+    'states). gradient="backprop" evaluates nothing twice; gradient="checkpoint" needs '
+    "no grid"
+)
+
+
+class Trace(NamedTuple):
+    """What the forward pass leaves behind: all that the way back needs.
+
+    Attributes
+    ----------
+    begin : Tensor
+        Fingerprint of the integers at the start.
+    end : Packed
+        The integers at the end, and the bytes that damping pushed out.
+    random : dict of int to list of Tensor
+        States of the generators before each force that drew from them, by move.
+    arguments : list of Tensor
+        The tensors among the further arguments, detached.
+    """
+
+    begin: Tensor
+    end: Packed
+    random: dict[int, list[Tensor]]
+    arguments: list[Tensor]
+
+
+class Run:
+    """One solve on the grid: what its forward and its backward pass share.
+
+    Parameters
+    ----------
+    plan, field, args, scale, keep
+        As in ``so.reversible``.
+    x : Tensor
+        The position, for its dtype and device.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        field: Field,
+        args: Sequence[Any],
+        x: Tensor,
+        scale: float = 1.0,
+        keep: int = 0,
+    ) -> None:
+        self.plan, self.field = plan, field
+        self.tracked = torch.is_grad_enabled()
+        self.arguments = Arguments(args)
+        self.weights = Weights(field)
+        numbers = {id(n): n for move in plan for n in differentiable(move)}
+        self.numbers = list(numbers.values())
+        self.inputs = (*self.weights.originals, *self.arguments.tensors, *self.numbers)
+        check_usable(x, self.inputs, self.weights.modules)
+        self.versions = [version(i) for i in self.inputs]
+        self.tape = compile_tape(plan, x.dtype, x.device, scale)
+        self.autocast = autocast_state(x.device)
+        # Graphs of the last forces, by move, and the leaves they hang on.
+        replicable = not (self.weights.rigid or self.weights.hidden)
+        self.keep = keep if self.tracked and replicable else 0
+        self.kept: dict[int, Graph] = {}
+        self.leaves: Leaves | None = None
+        self.guard = Guard()
+
+    def start(self, x: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Run forward, recording for autograd if anything wants a gradient."""
+        inputs = (x, v, *self.inputs)
+        # Nothing known wants a gradient: still tracked, lest a closure does.
+        if self.tracked and any(i.requires_grad for i in inputs):
+            outputs = Reversal.apply(self, *inputs)
+        else:
+            outputs, _ = self.forward(x, v, self.arguments.tensors)
+        return list(zip(outputs[::2], outputs[1::2], strict=True))
+
+    def forward(
+        self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Trace]:
+        """Run the tape; return recorded positions and velocities, and the trace."""
+        state = Integers.load(self.tape, x, v)
+        hashes = fingerprint(state.x, *state.velocities)
+        leaves = self.new_leaves(arguments)
+        generators = RandomStates(x.device)
+        rolls, random = generators.now(), {}
+        last = self.last_forces()
+        lasting = set(last)
+        known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
+        known |= {id(p) for p in self.weights.originals}
+        outputs: list[Tensor] = []
+        value = x
+        with self.undisturbed():
+            field, before = self.field, contents_of(leaves.args)
+            since = node_number() if self.tracked else 0
+            for step in self.tape.steps:
+                move = self.plan[step.index]
+                if step.code == KICK and isinstance(move, Kick):
+                    if step.origin == step.index:
+                        if last and step.index == last[0]:
+                            self.leaves = leaves
+                            self.weights.make_aliases()
+                            field = self.weights.replica(share_buffers=True)
+                            known |= {id(p) for p in self.weights.aliases}
+                        graph = self.evaluate(field, state, step, leaves)
+                        value = graph[0].detach()
+                        if self.tracked:
+                            self.refuse_untracked(graph, known, since)
+                            for leaf in graph[1:]:
+                                leaf.register_hook(self.guard)
+                        was, (rolls, drew) = rolls, generators.changed_since(rolls)
+                        if drew:
+                            random[step.index] = was
+                        if step.index in lasting:
+                            self.kept[step.index] = graph
+                    state.kick(step, move.velocity_copy, value, 1)
+                elif step.code == RECORD and isinstance(move, Record):
+                    outputs.append(state.position())
+                    outputs.append(detached(move.scale) * state.velocity(step.read))
+                else:
+                    state.move(step, 1)
+            self.weights.carry_back()
+            if self.tracked and contents_of(leaves.args) != before:
+                raise RuntimeError(CHANGED)
+        # A sample that overflows reverses to nonsense and needs no alarm: its gradients
+        # are NaN, as with backprop.  The others are still compared.
+        begin = (hashes * state.finite()).sum(1)
+        return outputs, Trace(begin, state.packed(), random, list(arguments))
+
+    def rewind(
+        self, trace: Trace, cotangents: Cotangents | None = None
+    ) -> tuple[Integers, Leaves]:
+        """Undo the tape from its end; return the state, checked against the start."""
+        state = Integers.unpacked(self.tape.grid, trace.end)
+        alive = state.finite()
+        generators = RandomStates(state.x.device)
+        leaves = self.leaves if self.kept and self.leaves else None
+        if leaves is None:
+            leaves = self.new_leaves(trace.arguments)
+            self.weights.make_aliases()
+        precision = autocast_again(self.autocast)
+        graph: Graph | None = None
+        with ExitStack() as stack:
+            stack.callback(generators.restore, generators.now())
+            stack.enter_context(self.weights.in_place())
+            stack.enter_context(self.undisturbed())
+            field = self.weights.replica()
+            for step in reversed(self.tape.steps):
+                move = self.plan[step.index]
+                if step.code == KICK and isinstance(move, Kick):
+                    if graph is None:
+                        graph = self.kept.pop(step.origin, None)
+                    if graph is None:
+                        if step.origin in trace.random:
+                            generators.restore(trace.random[step.origin])
+                        with precision:
+                            graph = self.evaluate(field, state, step, leaves)
+                    state.kick(step, move.velocity_copy, graph[0].detach(), -1)
+                    if cotangents:
+                        cotangents.kick(move, graph[0])
+                    if step.origin == step.index:
+                        if cotangents:
+                            self.guard.ours = True
+                            cotangents.pull(graph, move)
+                            self.guard.ours = False
+                        graph = None
+                else:
+                    state.move(step, -1)
+                    if cotangents and step.index >= 0:
+                        cotangents.move(move, state, step)
+        now = (fingerprint(state.x, *state.velocities) * alive).sum(1)
+        # A NaN that has spread on the way back (through BatchNorm, say) is in all
+        # gradients, and tells nothing.
+        spread = (alive & ~state.finite()).any()
+        if bool(((now != trace.begin).any() & ~spread).item()):
+            raise RuntimeError(UNFAITHFUL)
+        return state, leaves
+
+    def gradients(self, trace: Trace, cotangents: Cotangents) -> list[Tensor | None]:
+        """Rewind, and return the gradients of ``inputs``."""
+        try:
+            _, leaves = self.rewind(trace, cotangents)
+        finally:
+            found = self.weights.take_gradients()
+            self.leaves = None
+        found += [leaf.grad for leaf in leaves.arguments]
+        for number in self.numbers:
+            both = cotangents.numbers.get(id(number)), leaves.own(number).grad
+            parts = [p.to(number) for p in both if p is not None]
+            found.append(sum(parts[1:], parts[0]) if parts else None)
+        return found
+
+    def new_leaves(self, arguments: Iterable[Tensor]) -> Leaves:
+        """Leaves of our own in place of what wants a gradient."""
+        return Leaves(self.arguments, arguments, self.numbers, self.tracked)
+
+    def last_forces(self) -> list[int]:
+        """The moves of the last ``keep`` forces."""
+        steps = self.tape.steps
+        forces = [s.index for s in steps if s.code == KICK and s.origin == s.index]
+        return forces[max(0, len(forces) - self.keep) :] if self.keep else []
+
+    def undisturbed(self) -> ExitStack:
+        """Context of both passes: no hooks of the caller, no other pass in between."""
+        stack = ExitStack()
+        # Gradient mode also in the forward pass, though its graphs are dropped: without
+        # it other kernels run, whose last bits differ.
+        stack.enter_context(torch.set_grad_enabled(self.tracked))
+        stack.enter_context(self.weights.undisturbed())
+        if self.tracked:
+            stack.enter_context(without_saved_tensor_hooks())
+        return stack
+
+    def evaluate(
+        self, field: Field, state: Integers, step: Step, leaves: Leaves
+    ) -> Graph:
+        """The force of a kick, followed by the leaves x (and v) of its graph."""
+        move = cast(Kick, self.plan[step.origin])
+        seen = [state.position()]
+        if move.velocity_copy:
+            other = state.other(step, move.velocity_copy)
+            seen.append(state.number(other, step.read[0]))
+        for leaf in seen:
+            leaf.requires_grad_(self.tracked)
+        if leaves.numbers:
+            time, inner = leaves.own(move.time), leaves.own(move.inner)
+            move = move._replace(time=time, inner=inner)
+        velocity = seen[1] if move.velocity_copy else None
+        return force(field, move, seen[0], velocity, leaves.args), *seen
+
+    def refuse_untracked(self, graph: Graph, known: set[int], since: int) -> None:
+        """Raise if a force depends on a tensor that would get no gradient."""
+        inner = [p for p in self.weights.originals if p.grad_fn is not None]
+        stranger = untracked_leaf(graph[0], known, (*graph[1:], *inner), since)
+        if stranger is not None:
+            raise ValueError(
+                f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
+                "requires a gradient but is none of its parameters or arguments, so "
+                "reversal would lose that gradient; make it a parameter of the field "
+                "(an nn.Module instead of a closure), pass it as an argument, or use "
+                'gradient="backprop"'
+            )
+
+
+class Reversal(torch.autograd.Function):
+    """The solve as one node of the caller's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Run, x: Tensor, v: Tensor, *inputs: Tensor) -> Any:
+        """Run the plan; keep the trace."""
+        first = len(run.weights.originals)
+        arguments = inputs[first : first + len(run.arguments.tensors)]
+        outputs, trace = run.forward(x, v, arguments)
+        tensors, ctx.spec = tree_flatten(trace)
+        ctx.run, ctx.dtypes = run, (x.dtype, v.dtype)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor | None) -> Any:
+        """Rewind the plan, collecting gradients on the way."""
+        run: Run = ctx.run
+        check_grads(outputs)
+        check_versions(run)
+        trace: Trace = tree_unflatten(list(ctx.saved_tensors), ctx.spec)
+        # Gradients of weights are sums of nearly cancelling parts, to which the weights
+        # rounded to float32 would add a bias: the forward pass does not round them.
+        narrow = torch.promote_types(ctx.dtypes[0], torch.float32)
+        dtype = run.tape.grid.wide if run.numbers else narrow
+        like = torch.empty_like(trace.end.x, dtype=dtype)
+        cotangents = Cotangents(like, run.tape.parts, outputs)
+        found = run.gradients(trace, cotangents)
+        gx, gv = cotangents.x, cotangents.velocities[0]
+        return None, gx.to(ctx.dtypes[0]), gv.to(ctx.dtypes[1]), *found
+
+
+@torch.compiler.disable
+def run_reversibly(
+    plan: Plan,
+    field: Field,
+    x: Tensor,
+    v: Tensor,
+    args: Sequence[Any] = (),
+    *,
+    scale: float = 1.0,
+    keep: int = 0,
+) -> list[tuple[Tensor, Tensor]]:
+    """Run a plan on the grid; differentiate it by exact reversal.
+
+    Parameters
+    ----------
+    plan : sequence of moves
+    field : callable
+        ``field(time, x, *args)``; its parameters are found if it is a module, a
+        method of one, or a ``functools.partial`` of these.
+    x, v : Tensor
+        Position and velocity ``(..., d)``, floating point.
+    args : tuple
+        Tensors among them receive gradients, also those in lists, tuples and
+        dictionaries.
+    scale : float, default 1.0
+        Typical magnitude of the state; the grid resolves 4e-9 of it (6e-14 in float64).
+    keep : int, default 0
+        Keep the graphs of the last ``keep`` forces: more memory, fewer recomputed
+        forces, the same gradients.
+
+    Returns
+    -------
+    list of (Tensor, Tensor)
+        The recorded states.
+
+    Raises
+    ------
+    ValueError
+        For a damp weight 0, a complex state, or a field that closes over a tensor that
+        requires a gradient but is not one of its parameters.
+    RuntimeError
+        In the backward pass, if the states cannot be reconstructed (a field that is
+        not deterministic, weights changed in between, a state beyond the grid), or if
+        a loss depends on what was computed inside a field.
+    """
+    return Run(plan, field, args, x, scale, keep).start(x, v)
+
+
+def check_versions(run: Run) -> None:
+    """Raise if a parameter, an argument or a weight changed since the forward pass."""
+    for tensor, before in zip(run.inputs, run.versions, strict=True):
+        if version(tensor) != before:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(tensor.shape)} that the reversible solve "
+                "depends on was modified in place between its forward and backward "
+                "pass (an optimizer step?); call backward first"
+            )
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was modified in place; inference tensors do not say."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def node_number() -> int:
+    """The sequence number of a graph node that is made now."""
+    with torch.enable_grad():
+        leaf = torch.zeros((), requires_grad=True)
+        node: Any = leaf.view(()).grad_fn
+    return node._sequence_nr()

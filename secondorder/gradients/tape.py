@@ -1,0 +1,305 @@
+"""A plan compiled for the grid: what to add to which integers, and when to move bits.
+
+The damp weights are known before the run, so is the scale s of the velocity at every
+move.  A tape holds, move by move, the factors that turn forces and velocities into
+integer increments, and the places where the scale has shrunk by a byte:
+
+    push    the low byte of U goes to the stack, s grows by 2^8   (|s| < 2^-8)
+    pop     it comes back, s shrinks                              (|s| > 1)
+    shift   the stack is empty: zeros come in                     (|s| > 1)
+
+The tape depends on the weights alone, never on the state.  Bytes per element after N
+layers of a Momentum ResNet: N·log2(1/γ)/8, the entropy that damping destroys.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..plan.moves import Damp, Drift, Kick, Plan, Record
+from .fixed_point import FixedPoint, fixed_point_for, power, samples
+
+KICK, DRIFT, DAMP, RECORD, PUSH, POP, SHIFT = range(7)
+BYTE = 8
+# A damp that destroys more than 32 bits costs more to remember than a float32 state.
+STRONGEST_DAMP = 2.0**-32
+NAN = torch.iinfo(torch.int64).min  # stands for NaN among integers
+
+
+class Step(NamedTuple):
+    """One instruction: its code, its move's index and the numbers it needs."""
+
+    code: int
+    index: int
+    part: int = 0  # 0 for v, 1 for the gap e of velocity copies
+    factor: Any = None  # to integer increments; bits for push, pop and shift
+    read: tuple[Any, ...] = ()  # factors from the integers of v and e to velocities
+    origin: int = -1  # of a kick: the kick that evaluated its force
+
+
+class Tape(NamedTuple):
+    """Instructions, the grid they run on, and 1 for v or 2 for v and the gap e."""
+
+    steps: list[Step]
+    grid: FixedPoint
+    parts: int
+
+
+def compile_tape(
+    plan: Plan, dtype: torch.dtype, device: torch.device, scale: float = 1.0
+) -> Tape:
+    """Compile a plan for states of a dtype and device.
+
+    Raises
+    ------
+    ValueError
+        If a damp weight is 0 or so small that its bits outweigh a stored state.
+    """
+    weights = host_weights(plan)
+    parts = 1 + any(isinstance(m, Kick) and m.velocity_copy != 0 for m in plan)
+    reach = position_sensitivity(plan, weights)
+    grid = fixed_point_for(*reach, dtype, device, scale)
+    fx, fu = 2.0**grid.fx, 2.0**grid.fu
+    s: list[Any] = [1.0] * parts
+    depth: list[list[Any]] = [[] for _ in range(parts)]
+    steps: list[Step] = []
+    origin = -1
+
+    def reads() -> tuple[Any, ...]:
+        return tuple(on(scale / fu, device) for scale in s)
+
+    for i, (move, w) in enumerate(zip(plan, weights, strict=True)):
+        if isinstance(move, Kick):
+            origin = i if move.fresh else origin
+            factor = tuple(on(w / scale * fu, device) for scale in s)
+            read = reads() if move.velocity_copy else ()
+            steps.append(Step(KICK, i, 0, factor, read, origin))
+        elif isinstance(move, Drift):
+            factor = on(w * s[0] * (fx / fu), device)
+            steps.append(Step(DRIFT, i, 0, factor, reads()[:1]))
+        elif isinstance(move, Record):
+            steps.append(Step(RECORD, i, 0, None, reads()[:1]))
+        else:
+            check_damp(w)
+            for part in range(move.gap_only, parts):
+                steps.append(Step(DAMP, i, part, None, reads()))
+                s[part] = rebalance(s[part] * w, depth[part], steps, part, device)
+    return Tape(steps, grid, parts)
+
+
+class Packed(NamedTuple):
+    """A state on the grid as data: the integers, and the bytes pushed out of them."""
+
+    x: Tensor
+    velocities: list[Tensor]
+    stacks: list[list[Tensor]]
+
+
+class Integers:
+    """A state on the grid: X, U (and one for the gap e), and their byte stacks.
+
+    Parameters
+    ----------
+    grid : FixedPoint
+    x : Tensor
+        Integer positions.
+    velocities, stacks : list
+        Integers of v (and of e) and, for each, a list of byte tensors.
+    poison : Tensor or None
+        In int64, which knows no NaN: 0 where all forces were finite, NaN elsewhere.
+    """
+
+    def __init__(
+        self,
+        grid: FixedPoint,
+        x: Tensor,
+        velocities: list[Tensor],
+        stacks: list[list[Any]],
+        poison: Tensor | None = None,
+    ) -> None:
+        self.grid, self.x, self.velocities = grid, x, velocities
+        self.stacks, self.poison = stacks, poison
+
+    @classmethod
+    def load(cls, tape: Tape, x: Tensor, v: Tensor) -> "Integers":
+        """Round a state to the grid of a tape."""
+        grid = tape.grid
+        parts = [grid.load(v, grid.fu)]
+        parts += [torch.zeros_like(parts[0]) for _ in range(tape.parts - 1)]
+        poison = 0 * (x + v).detach() if grid.dtype == torch.int64 else None
+        return cls(grid, grid.load(x, grid.fx), parts, [[] for _ in parts], poison)
+
+    def packed(self) -> Packed:
+        """The state as data; a poisoned position becomes the number ``NAN``."""
+        x = self.x
+        if self.poison is not None:
+            x = torch.where(self.poison == 0, x, NAN)
+        return Packed(x, list(self.velocities), [list(s) for s in self.stacks])
+
+    @classmethod
+    def unpacked(cls, grid: FixedPoint, end: Packed) -> "Integers":
+        """Rebuild from ``packed``; tensors are copied, since undoing overwrites."""
+        x, velocities = end.x.clone(), [u.clone() for u in end.velocities]
+        poison = None
+        if grid.dtype == torch.int64:
+            poison = torch.where(x == NAN, torch.nan, 0.0).to(grid.like)
+        return cls(grid, x, velocities, [list(s) for s in end.stacks], poison)
+
+    def finite(self) -> Tensor:
+        """Whether the numbers of each sample are finite (no synchronisation)."""
+        if self.poison is not None:
+            return samples(self.poison == 0).all(1)
+        fine = [samples(n.isfinite()).all(1) for n in (self.x, self.velocities[0])]
+        return fine[0] & fine[1]
+
+    def position(self) -> Tensor:
+        """The position x in the state's dtype."""
+        return self.poisoned(self.grid.position(self.x))
+
+    def velocity(self, read: Sequence[Any], part: int = 0) -> Tensor:
+        """The velocity (or the gap, part 1) in the state's dtype."""
+        return self.number(self.velocities[part], read[part])
+
+    def number(self, integer: Tensor, factor: Any) -> Tensor:
+        """``integer · factor`` in the state's dtype, NaN where poisoned."""
+        return self.poisoned(self.grid.read(integer, factor))
+
+    def poisoned(self, value: Tensor) -> Tensor:
+        """The value, NaN where poisoned."""
+        return value if self.poison is None else value.add_(self.poison)
+
+    def other(self, step: Step, copy: int) -> Tensor:
+        """The velocity v ∓ e that a kick of the copy v ± e sees, as integer."""
+        v, e = self.velocities
+        ratio = step.read[1] / step.read[0]
+        return v - copy * self.grid.increment(e, ratio)
+
+    def kick(self, step: Step, copy: int, value: Tensor, sign: int) -> None:
+        """Add or take back a force."""
+        push = self.grid.increment
+        if not copy:
+            self.velocities[0].add_(push(value, step.factor[0]), alpha=sign)
+        else:
+            # Three shears instead of v += k, e ±= k: what the kick saw must be the
+            # same integer after it, or the way back would see other bits.
+            seen = self.other(step, copy)
+            self.velocities[1].add_(push(value, step.factor[1]), alpha=sign * copy)
+            self.velocities[0] = seen
+            self.velocities[0] = self.other(step, -copy)
+        if self.poison is not None:
+            self.poison.add_(value, alpha=0)  # 0 · inf and 0 · NaN are NaN
+
+    def move(self, step: Step, sign: int) -> None:
+        """Do (+1) or undo (−1) a move that needs no force."""
+        code, part, grid = step.code, step.part, self.grid
+        u, stack = self.velocities[part], self.stacks[part]
+        if code == DRIFT:
+            self.x.add_(grid.increment(self.velocities[0], step.factor), alpha=sign)
+        elif code == (PUSH if sign > 0 else POP):
+            self.velocities[part], low = grid.split(u, step.factor)
+            stack.append(low)
+        elif code == (POP if sign > 0 else PUSH):
+            self.velocities[part] = grid.join(u, stack.pop(), step.factor)
+        elif code == SHIFT and sign > 0:
+            self.velocities[part] = grid.join(u, None, step.factor)
+        elif code == SHIFT:  # what came in were zeros
+            self.velocities[part] = grid.split(u, step.factor)[0]
+
+
+def rebalance(
+    s: Any, depth: list[Any], steps: list[Step], part: int, device: torch.device
+) -> Any:
+    """Bring the scale back to [2^-8, 1]; append the byte moves that this takes."""
+    while largest(s) > 1:
+        # One byte holds the bits of all coordinates, so it comes back only when all
+        # of them have room; otherwise zeros are as good, they only cost range.
+        if depth and smallest(s) > 1:
+            code, bits = POP, depth.pop()
+        else:
+            code, bits = SHIFT, bits_above_one(s)
+        s = s / power(bits)
+        steps.append(Step(code, -1, part, on(bits, device)))
+    while smallest(s) < 2.0**-BYTE:
+        bits = bits_below_one(s)
+        depth.append(bits)
+        s = s * power(bits)
+        steps.append(Step(PUSH, -1, part, on(bits, device)))
+    return s
+
+
+def bits_below_one(s: Any) -> Any:
+    """Bits, at most a byte, by which |s| may grow without passing 1."""
+    if not isinstance(s, Tensor):
+        return BYTE
+    return (-s.abs().log2()).floor().clamp(0, BYTE).to(torch.int64)
+
+
+def bits_above_one(s: Any) -> Any:
+    """Bits by which |s| must shrink to be at most 1."""
+    if not isinstance(s, Tensor):
+        return BYTE
+    return s.abs().log2().ceil().clamp(0, BYTE).to(torch.int64)
+
+
+def on(value: Any, device: torch.device) -> Any:
+    """Move a tensor to a device, leave a number alone."""
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def smallest(s: Any) -> float:
+    """Least magnitude of a scale; 1, which asks for nothing, in an empty batch."""
+    if isinstance(s, Tensor):
+        return s.abs().min().item() if s.numel() else 1.0
+    return abs(s)
+
+
+def largest(s: Any) -> float:
+    """Greatest magnitude of a scale; 1 in an empty batch."""
+    if isinstance(s, Tensor):
+        return s.abs().max().item() if s.numel() else 1.0
+    return abs(s)
+
+
+def check_damp(w: Any) -> None:
+    """Refuse damps whose bits outweigh a stored state."""
+    weakest = smallest(w)
+    if not weakest >= STRONGEST_DAMP:
+        raise ValueError(
+            f'`gradient="reversible"` cannot keep what a damp of {weakest:.3g} per '
+            "move erases (γ = 0 erases the velocity; below 2^-32 storing the state is "
+            'cheaper); use gradient="checkpoint"'
+        )
+
+
+def host_weights(plan: Plan) -> list[Any]:
+    """The weight of every move as float, or as float64 CPU tensor per coordinate."""
+    weights = [m.scale if isinstance(m, Record) else m.weight for m in plan]
+    tensors = {id(w): w.detach() for w in weights if isinstance(w, Tensor)}
+    scalars = {k: w for k, w in tensors.items() if w.numel() == 1}
+    values = {k: w.double().cpu() for k, w in tensors.items() if k not in scalars}
+    if scalars:  # one transfer, not one per weight
+        numbers = torch.stack([w.double().reshape(()) for w in scalars.values()])
+        values |= dict(zip(scalars, numbers.tolist(), strict=True))
+    return [values[id(w)] if isinstance(w, Tensor) else float(w) for w in weights]
+
+
+def position_sensitivity(plan: Plan, weights: Sequence[Any]) -> tuple[float, float]:
+    """``(max |∂x_N/∂v_n|, max readout)`` of a plan with frozen forces."""
+    ahead: Any = 0.0
+    farthest, readout = 0.0, 1.0
+    for move, w in zip(reversed(plan), reversed(weights), strict=True):
+        if isinstance(move, Drift):
+            ahead = ahead + w
+        elif isinstance(move, Damp) and not move.gap_only:
+            ahead = ahead * w
+        elif isinstance(move, Record):
+            readout = max(readout, largest(w))
+        farthest = max(farthest, largest(ahead))
+    if not math.isfinite(farthest):
+        raise ValueError(
+            "the weights of the plan are not finite; check `epsilon`, `gamma` and `t`"
+        )
+    return farthest, readout

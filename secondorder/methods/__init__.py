@@ -1,0 +1,164 @@
+"""How a step is made: splittings, adaptive pairs, and the solvers of other libraries.
+
+    METHODS     fixed steps: splittings by name
+    ADAPTIVE    steps chosen by an error estimate
+    SOLVERS     torchdiffeq's and SciPy's
+
+All are a ``Method``; ``find_method`` turns names into these objects, and ``fit`` says
+whether one suits a problem, a gradient and the options that were given.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..gradients import GRADIENTS, Gradient
+from ..systems import Problem, System
+from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
+from .external import External, externals
+from .method import Method, Options
+from .nystrom import NYSTROM, Nystrom
+from .splitting import Splitting
+from .tables import SPLITTINGS
+
+METHODS: dict[str, Splitting] = {m.name: m for m in SPLITTINGS}
+ADAPTIVE: dict[str, Any] = {m.name: m for m in (ADAPTIVE_SPLITTING, *NYSTROM)}
+SOLVERS: dict[str, External] = {m.name: m for m in externals()}
+
+__all__ = [
+    "ADAPTIVE",
+    "METHODS",
+    "SOLVERS",
+    "Adaptive",
+    "Embedded",
+    "External",
+    "Method",
+    "Nystrom",
+    "Options",
+    "Splitting",
+    "check_fit",
+    "check_system",
+    "find_method",
+]
+
+
+def find_method(value: Any) -> Any:
+    """The method of a name; a method itself is returned."""
+    if isinstance(value, str):
+        for table in (METHODS, ADAPTIVE, SOLVERS):
+            if value in table:
+                return table[value]
+        names = [*METHODS, *ADAPTIVE, *SOLVERS]
+        raise ValueError(f"`method` must be one of {names}, got {value!r}")
+    if all(hasattr(value, name) for name in ("solve", "gradients", "takes_velocity")):
+        return value
+    raise TypeError(
+        f"`method` must be a name or an entry of its table, got {type(value).__name__}"
+    )
+
+
+def check_fit(
+    method: Method,
+    gradient: Gradient,
+    problem: Problem,
+    step_size: Any = None,
+    rtol: Any = None,
+    atol: Any = None,
+) -> Options:
+    """Return the options, or raise where a method does not fit what it is asked."""
+    options = Options(
+        checks.step_size(step_size),
+        checks.tolerance(rtol, "rtol"),
+        checks.tolerance(atol, "atol"),
+    )
+    check_options(method, options)
+    check_system(method, problem.system)
+    check_route(method, gradient, problem)
+    if problem.t.ndim == 2 and not method.per_sample_times:
+        raise ValueError(
+            f"`t` holds per-sample grids {tuple(problem.t.shape)}, but {method.name!r} "
+            "takes the same steps for all samples; use a 1-D `t`, or a fixed-step "
+            'method such as "verlet" or "blanes_moan4"'
+        )
+    if problem.breakpoints is not None and not method.breakpoints:
+        why = "chooses its own steps"
+        if "step_size" in method.options:
+            why = "belongs to torchdiffeq, whose steps know no breakpoints"
+        raise ValueError(
+            f"`breakpoints` are for fixed-step methods, and {method.name!r} {why}; "
+            f"solve from one breakpoint to the next, or use one of {[*METHODS]}"
+        )
+    return options
+
+
+def check_options(method: Method, options: Options) -> None:
+    """Raise for options that a method does not have."""
+    given = {name for name, value in options._asdict().items() if value is not None}
+    if "step_size" in given - method.options:
+        raise ValueError(
+            f"`step_size` is for fixed-step methods, but {method.name!r} adapts its "
+            f"steps, got {options.step_size!r}; give `rtol` and `atol` instead"
+        )
+    if given - method.options:
+        raise ValueError(
+            "`rtol` and `atol` have no effect on the fixed-step method "
+            f"{method.name!r}; give `step_size`, or an adaptive method such as "
+            '"dopri5"'
+        )
+
+
+def check_system(method: Method, system: System) -> None:
+    """Raise where a field sees a velocity and the method has none, or vice versa."""
+    if method.takes_velocity in (None, system.takes_velocity):
+        return
+    if system.takes_velocity:
+        needs = [name for name, m in METHODS.items() if m.takes_velocity]
+        raise ValueError(
+            f"the system is {type(system).__name__}, whose field takes a velocity; "
+            f"{method.name!r} would ignore it: use one of {needs} with a `step_size`, "
+            'or a torchdiffeq method such as "dopri5"'
+        )
+    raise ValueError(
+        f"{method.name!r} is for `Acceleration`, whose field takes a velocity; for "
+        f'{type(system).__name__} use "verlet" or another method'
+    )
+
+
+def check_route(method: Method, gradient: Gradient, problem: Problem) -> None:
+    """Raise for a gradient that a method cannot give."""
+    name = gradient.name
+    if name in method.gradients:
+        return
+    if name not in GRADIENTS and "reversible" in method.gradients:
+        return  # a function of a plan, of the user's own
+    outside = method.gradients == {"adjoint"}
+    if outside and name == "backprop":
+        if not (torch.is_grad_enabled() and any(seekers(problem))):
+            return
+        raise ValueError(
+            f"{method.name!r} runs outside autograd and would return results without "
+            'gradients; use gradient="adjoint", another method, or torch.no_grad() '
+            "if no gradient is needed"
+        )
+    works = " or ".join(f'"{g}"' for g in GRADIENTS if g in method.gradients)
+    if name == "adjoint":
+        why = f"belongs to torchdiffeq's solvers, not to {method.name!r}"
+    elif "adjoint" in method.gradients:
+        why = f"needs the moves of a plan, which {method.name!r} does not make"
+    else:
+        why = f"undoes steps, and the steps of {method.name!r} cannot be undone"
+    tables: Iterable[Any] = (*ADAPTIVE.values(), *SOLVERS.values())
+    other = next((m.name for m in tables if name in m.gradients), "verlet")
+    raise ValueError(
+        f'`gradient` "{name}" {why}; use {works}, or take method="{other}" for "{name}"'
+    )
+
+
+def seekers(problem: Problem) -> Iterable[bool]:
+    """What of a problem wants a gradient."""
+    yield from (p.requires_grad for p in problem.system.parameters())
+    for part in (*problem.args, problem.x, problem.v, problem.t):
+        yield isinstance(part, Tensor) and part.requires_grad

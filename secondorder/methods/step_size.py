@@ -1,0 +1,234 @@
+"""Step size control: how far to go next, given the error of the last step.
+
+The next step is the largest whose error should stay below  atol + rtol·max(|y|, |y'|)
+in the root mean square over all entries of the state y = (x, v) of the whole batch:
+
+    h ← h · clip(0.9 e_n^{−0.7/k} e_{n−1}^{0.4/k}, 0.2, 5),   k = companion's order + 1
+
+and h ← h · clip(0.9 e_n^{−1/k}, 0.2, 1) after a step that was rejected, e_n > 1.
+
+References: Gustafsson, ACM Trans. Math. Softw. 17 (1991), 533-554; Hairer, Nørsett &
+Wanner, "Solving Ordinary Differential Equations I", II.4, eqs. (4.11)-(4.14).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..systems.equations import same
+
+Nodes = list[tuple[int, float]]
+SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
+
+
+class Path(NamedTuple):
+    """The accepted steps of a solve.
+
+    Attributes
+    ----------
+    nodes : list of (int, float)
+        Where steps begin and end: interval of the time grid and fraction of it.
+    states : list of (Tensor, Tensor)
+        The states (x, v) at the requested times.
+    accepted, rejected : int
+    """
+
+    nodes: Nodes
+    states: list[tuple[Tensor, Tensor]]
+    accepted: int
+    rejected: int
+
+
+class Control(NamedTuple):
+    """What decides about steps.
+
+    Attributes
+    ----------
+    order : int
+        k, the power of h in the local error of the companion.
+    size : callable
+        ``size(error, before, after)``, the error of a pair (x, v) in units of what is
+        tolerated.
+    largest : float
+        The longest step that the damping allows.
+    max_steps : int
+    describe : callable
+        ``describe(x) -> str``, for the message when a solve fails.
+    """
+
+    order: int
+    size: Callable[..., float]
+    largest: float
+    max_steps: int
+    describe: Callable[[Tensor], str]
+
+
+def step_through(
+    step: Callable[..., Any],
+    control: Control,
+    start: tuple[Tensor, Tensor, Tensor],
+    derivative: Callable[..., tuple[Tensor, Tensor]],
+    t: Tensor,
+) -> Path:
+    """Step through the times t, landing on each.
+
+    Parameters
+    ----------
+    step : callable
+        ``step(t, h, (x, v, g)) -> ((x, v, g), (ex, ev))``.
+    control : Control
+    start : (Tensor, Tensor, Tensor)
+        Position, velocity and force at the first time.
+    derivative : callable
+        ``derivative(time, (x, v)) -> (v, a)``, for the length of the first step.
+    t : Tensor
+        Times ``(n,)``, float64 on the host.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    RuntimeError
+        If the step underflows, or after ``max_steps`` steps.
+    """
+    states: list[Any] = [start[:2]]
+    nodes: Nodes = [(0, 0.0)]
+    state, accepted, rejected, previous = start, 0, 0, 1.0
+    clock = t.detach().tolist()
+    h = first_step(control, derivative, start, clock) if len(clock) > 1 else 0.0
+    if abs(clock[-1] - clock[0]) > control.max_steps * control.largest:
+        h = control.largest
+        raise RuntimeError(out_of_steps(control, clock[0], h, start[0], clock))
+    for i, (begin, end) in enumerate(zip(clock, clock[1:], strict=False)):
+        length, done = abs(end - begin), 0.0
+        while done < 1:
+            h = min(h, control.largest)
+            part = next_step_length(h, (1 - done) * length) / length
+            until = 1.0 if done + part > 1 - 1e-12 else done + part
+            now = begin + done * (end - begin)
+            tried = (until - done) * length
+            if accepted + rejected >= control.max_steps:
+                raise RuntimeError(out_of_steps(control, now, h, state[0], clock))
+            if tried <= 4 * math.ulp(max(abs(now), length)):
+                raise RuntimeError(underflow(control, now, tried, state[0]))
+            new, error = step(*interval(t, i, done, until), state)
+            error = control.size(error, state[:2], new[:2])
+            change = factor(error, previous, control.order)
+            if error <= 1:
+                accepted, previous = accepted + 1, max(error, 1e-4)
+                state, done = new, until
+                nodes.append((i, done) if done < 1 else (i + 1, 0.0))
+                # A step cut short to land on t says little about a longer one.
+                h = max(h, tried * change) if change == GROW else tried * change
+            else:
+                rejected, h = rejected + 1, tried * change
+                previous = 1.0
+        states.append(state[:2])
+    return Path(nodes, states, accepted, rejected)
+
+
+def next_step_length(h: float, rest: float) -> float:
+    """The next step: h, all that is left, or half of it rather than h and a crumb."""
+    if h >= rest * (1 - 1e-9):
+        return rest
+    return rest / 2 if 2 * h > rest else h
+
+
+def interval(t: Tensor, i: int, begin: float, end: float) -> tuple[Tensor, Tensor]:
+    """Time and length of a step, as float64 tensors that know where t came from."""
+    span = t[i + 1] - t[i]
+    return t[i] + begin * span, (end - begin) * span
+
+
+def node_times(t: Tensor, nodes: Nodes) -> Tensor:
+    """The times of nodes, a float64 tensor that knows where t came from."""
+    place = torch.tensor([i for i, _ in nodes])
+    part = torch.tensor([f for _, f in nodes], dtype=torch.float64)
+    after = (place + 1).clamp(max=len(t) - 1)
+    return t[place] + part * (t[after] - t[place])
+
+
+def factor(error: float, previous: float, order: int) -> float:
+    """By how much the next step is longer than the one with this error."""
+    if not math.isfinite(error):
+        return SHRINK
+    if error > 1:
+        return min(1.0, max(SHRINK, SAFETY * error ** (-1 / order)))
+    if error == 0:
+        return GROW
+    change = SAFETY * error ** (-0.7 / order) * previous ** (0.4 / order)
+    return min(GROW, max(SHRINK, change))
+
+
+def relative_size(
+    rtol: float, atol: float, leave: Callable[[Tensor], Tensor] = same
+) -> Callable[..., float]:
+    """Return ``size(error, before, after)``: root mean square in units of tolerance.
+
+    ``leave`` brings modal coordinates back to those the tolerances are meant in.
+    """
+
+    def size(error: Any, before: Any, after: Any) -> float:
+        total: Any = 0.0
+        count = 0
+        with torch.no_grad():
+            for e, *ends in zip(error, before, after, strict=True):
+                e, ends = leave(e), [leave(y) for y in ends]
+                scale = atol + rtol * torch.maximum(ends[0].abs(), ends[1].abs())
+                total = total + (e.abs() / scale).square().sum()
+                count += e.numel()
+        return math.sqrt(total.item() / count) if count else 0.0
+
+    return size
+
+
+def first_step(
+    control: Control,
+    derivative: Callable[..., tuple[Tensor, Tensor]],
+    start: tuple[Tensor, Tensor, Tensor],
+    clock: Sequence[float],
+) -> float:
+    """A careful guess from the slopes at the start, for one evaluation more."""
+    y, sign = start[:2], math.copysign(1.0, clock[-1] - clock[0])
+    with torch.no_grad():
+        slope = derivative(clock[0], y, start[2])
+        d0, d1 = control.size(y, y, y), control.size(slope, y, y)
+        usable = min(d0, d1) > 1e-5 and math.isfinite(d1)
+        h = 0.01 * d0 / d1 if usable else 1e-6
+        h = min(h, abs(clock[-1] - clock[0]))
+        probe = tuple(a + sign * h * b for a, b in zip(y, slope, strict=True))
+        change = derivative(clock[0] + sign * h, probe)
+        change = tuple(b - a for a, b in zip(slope, change, strict=True))
+        bend = max(d1, control.size(change, y, y) / h)
+    if not math.isfinite(bend):
+        return h
+    longer = (0.01 / bend) ** (1 / control.order) if bend > 1e-15 else 1e-3
+    return min(100 * h, max(longer, 1e-3 * h))
+
+
+def underflow(control: Control, now: float, h: float, x: Tensor) -> str:
+    """Say that no step is short enough."""
+    return (
+        f"the step fell to {h:.3g} at t = {now:.6g} with {control.describe(x)}: the "
+        "solution or the field has a singularity or a jump there, or is not finite, or "
+        "the tolerances are below rounding; loosen `rtol` and `atol`, split `t` at "
+        "jumps, or bound the field"
+    )
+
+
+def out_of_steps(
+    control: Control, now: float, h: float, x: Tensor, clock: Sequence[float]
+) -> str:
+    """Say that the steps ran out."""
+    return (
+        f"no end after `max_steps` = {control.max_steps} steps: reached t = {now:.6g} "
+        f"of {clock[-1]:.6g} with step {h:.3g} and {control.describe(x)}. Loosen "
+        '`rtol` and `atol`; where h must follow a small ε, take "verlet" or "chin4", '
+        "which run at any h/ε; or allow more steps with "
+        "dataclasses.replace(so.ADAPTIVE[...], max_steps=...)"
+    )

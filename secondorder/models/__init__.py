@@ -1,0 +1,7 @@
+"""Networks: second-order neural ODEs and Momentum ResNets over one machinery."""
+
+from .invert import State
+from .momentum_net import MomentumNet
+from .second_order_ode import SecondOrderODE
+
+__all__ = ["MomentumNet", "SecondOrderODE", "State"]

@@ -1,0 +1,208 @@
+"""The second-order neural ODE as a module.
+
+    SecondOrderODE(field)      x ↦ x(t1),  ε ẍ + ẋ = f(t, x),  x(0) = x
+
+Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks",
+ICML 2021, eq. (5).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..checks import Number
+from ..gradients import GRADIENTS, Gradient, find_gradient
+from ..methods import METHODS, Method, check_fit, check_system, find_method
+from ..plan import Plan, compile_map
+from ..solution import Solution
+from ..systems import Problem, SecondOrder, System, epsilon_from_gamma
+from ..systems.equations import register_number
+from .invert import State, initial_velocity, invert, run_reversibly
+
+
+class SecondOrderODE(nn.Module):
+    """The map x ↦ x(t1) of a second-order neural ODE, ε ẍ + ẋ = f(t, x).
+
+    Parameters
+    ----------
+    field : callable
+        ``field(t, x, *args) -> f``, ``f.shape == x.shape``; see ``Autonomous``.
+    epsilon : float, Tensor or nn.Parameter, default 1.0
+        ε > 0; a Parameter is learned.
+    gamma : float or nn.Parameter, optional
+        Instead of ``epsilon``: the momentum of one step, in [0, 1).  ε follows from
+        the method's rule, h/(1−γ) for ``"momentum"``, −h/ln γ for the others.
+    t1 : float or nn.Parameter, default 1.0
+        Final time, not 0; a Parameter is learned.
+    steps : int, default 10
+        Number of steps, h = t1/steps, of a fixed-step method; adaptive methods choose
+        their own.
+    method, gradient
+        As in ``odeint``.
+    velocity : None, Tensor, nn.Parameter or nn.Module, default None
+        Initial velocity: zero, a tensor broadcastable to ``x``, or a map x ↦ v0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments out of range, both ``epsilon`` and ``gamma``, unknown names.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> net = so.Autonomous(torch.nn.Sequential(torch.nn.Linear(2, 16),
+    ...                                         torch.nn.Tanh(),
+    ...                                         torch.nn.Linear(16, 2)))
+    >>> model = so.SecondOrderODE(net, epsilon=0.5, steps=20)
+    >>> model(torch.zeros(8, 2)).shape
+    torch.Size([8, 2])
+
+    References
+    ----------
+    Sander et al., ICML 2021, eq. (5).
+    """
+
+    def __init__(
+        self,
+        field: Callable[..., Tensor],
+        *,
+        epsilon: Number = 1.0,
+        gamma: Number | None = None,
+        t1: Number = 1.0,
+        steps: int = 10,
+        method: str | Method = "verlet",
+        gradient: str | Gradient | Callable[..., Any] = "backprop",
+        velocity: Tensor | Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.steps = checks.count(steps, "steps")
+        register_number(self, "t1", check_horizon(t1))
+        self.method = find_method(method)
+        self.gradient = find_gradient(gradient, GRADIENTS)
+        self.system = SecondOrder(field, epsilon)
+        set_velocity(self, velocity)
+        check_system(self.method, self.system)
+        self.gamma: Number | None = None
+        if gamma is not None:
+            if isinstance(epsilon, Tensor) or epsilon != 1.0:
+                raise ValueError(
+                    "give `epsilon` or `gamma`, not both: each follows from the other "
+                    f"(got epsilon={epsilon!r}, gamma={gamma!r})"
+                )
+            checks.momentum(gamma)
+            del self.gamma
+            register_number(self, "gamma", gamma)
+            self.dynamics()  # γ = 0 has no ε under the exponential rule
+        x = torch.zeros(1)
+        problem = Problem(self.system, x, x, self.times(x, 1))
+        with torch.no_grad():
+            check_fit(self.method, self.gradient, problem)
+
+    @property
+    def field(self) -> Callable[..., Tensor]:
+        """The force field."""
+        return self.system.field
+
+    @property
+    def step(self) -> float:
+        """The step h = t1/steps, a number."""
+        return checks.as_float(self.t1) / self.steps
+
+    def dynamics(self) -> System:
+        """The system that is solved; its ε follows γ where γ was given."""
+        if self.gamma is None:
+            return self.system
+        rule = getattr(self.method, "rule", "exponential")
+        h = abs(self.t1 / self.steps)
+        return SecondOrder(self.field, epsilon_from_gamma(self.gamma, h, rule))
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        """Return x(t1), the shape of ``x``.
+
+        Parameters
+        ----------
+        x : Tensor
+            Initial position ``(..., d)``.
+        *args
+            Further arguments of the field.
+        """
+        return self.solve(x, 1, args).x[-1]
+
+    def trajectory(self, x: Tensor, *args: Any) -> Solution:
+        """Return the ``Solution`` at the ``steps + 1`` step times, from 0 to t1."""
+        return self.solve(x, self.steps, args)
+
+    def solve(self, x: Tensor, intervals: int, args: tuple[Any, ...]) -> Solution:
+        """Solve to t1 through so many intervals."""
+        x, v = checks.state((x, initial_velocity(self.velocity, x)))
+        problem = Problem(
+            self.dynamics(), x, v, self.times(x, intervals), args, gamma=self.momentum
+        )
+        fixed = "step_size" in self.method.options
+        h = abs(self.step) if fixed and intervals == 1 else None
+        options = check_fit(self.method, self.gradient, problem, h)
+        return self.method.solve(problem, self.gradient, options)
+
+    def times(self, x: Tensor, intervals: int) -> Tensor:
+        """The ends of so many intervals from 0 to t1."""
+        if isinstance(self.t1, Tensor):
+            part = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)
+            return part.to(x.device) * self.t1
+        times = torch.linspace(0, self.t1, intervals + 1, dtype=torch.float64)
+        return times.to(x.device)
+
+    @property
+    def momentum(self) -> Number | None:
+        """γ as a number of the plan, where it was given and time runs forward."""
+        learned = isinstance(self.t1, nn.Parameter)
+        return self.gamma if self.step > 0 and not learned else None
+
+    def plan(self, x: Tensor) -> Plan:
+        """The moves from 0 to t1 without records."""
+        if "reversible" not in self.method.gradients or not self.method.events:
+            raise ValueError(
+                f"`method` {self.method.name!r} cannot be reversed; choose one of "
+                f"{[*METHODS]}"
+            )
+        gamma = self.momentum if self.method.whole_relaxation else None
+        t = self.times(x, 1)
+        return compile_map(self.method, self.dynamics(), t, [self.steps], x, gamma)
+
+    def state(self, x: Tensor, *args: Any) -> State:
+        """Return the ``State`` at t1: x, v and all that is needed to come back."""
+        x, v = checks.state((x, initial_velocity(self.velocity, x)))
+        return run_reversibly(self.plan(x), self.field, x, v, args)
+
+    def inverse(self, state: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        """Return the ``(x0, v0)`` that leads to ``state``; see ``MomentumNet``."""
+        return invert(self.plan(state[0]), self.field, state, args)
+
+    def extra_repr(self) -> str:
+        """Show the solver."""
+        return (
+            f"t1={checks.as_float(self.t1):g}, steps={self.steps}, "
+            f"method={self.method.name!r}, gradient={self.gradient.name!r}"
+        )
+
+
+def check_horizon(t1: Any) -> Number:
+    """Return a final time that is a finite number other than 0, or raise."""
+    if not isinstance(t1, Tensor):
+        t1 = float(t1)
+    value = checks.as_float(t1)
+    if not (math.isfinite(value) and value != 0):
+        raise ValueError(f"`t1` must be finite and not 0, got {t1!r}")
+    return t1
+
+
+def set_velocity(model: nn.Module, velocity: Any) -> None:
+    """Keep an initial velocity on a model, in its state_dict if it is a tensor."""
+    velocity = checks.velocity(velocity)
+    if isinstance(velocity, Tensor):
+        register_number(model, "velocity", velocity)
+    else:
+        model.velocity = velocity

@@ -1,0 +1,113 @@
+"""Grids of times: how intervals are divided, and where they are broken.
+
+Times come from the grid, t_i + k h, and are never accumulated.  Everything here is
+float64, whatever the state, and knows where the grid's gradients go.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def step_counts(t: Tensor, step_size: float | None = None) -> list[int]:
+    """Steps per interval of the grid: ceil(Δt / step_size), one without a step size.
+
+    ``t`` has shape ``(n,)`` or ``(batch, n)``; samples share the largest count.
+    """
+    spans = t.detach().double().diff().abs().cpu()
+    if step_size is None or not t.numel():  # an empty batch has no spans to divide
+        return [1] * spans.shape[-1]
+    if spans.ndim == 2:
+        spans = spans.amax(0)
+    # An interval that is a multiple of the step up to the rounding of the times (in
+    # their own dtype) gets no extra step.
+    slack = 4 * torch.finfo(t.dtype).eps * t.detach().abs().max().item()
+    counts = ((spans - slack) / step_size).ceil()
+    return [max(1, int(n)) for n in counts.tolist()]
+
+
+def divide(t: Tensor, counts: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Interval starts and steps h as float64: ``(I,)``, or ``(I, batch, 1, ...)``."""
+    steps = torch.tensor(counts, dtype=torch.float64)
+    if not t.requires_grad:
+        t = t.detach().cpu()
+    t = t.double()
+    if t.ndim == 2:
+        t = t.mT.reshape(t.shape[1], t.shape[0], *[1] * (like.ndim - 1))
+        steps = steps.reshape(-1, *[1] * like.ndim)
+        if like.device != t.device:
+            t = t.to(like.device)
+    return t, t.diff(dim=0) / steps.to(t.device)
+
+
+def merge(
+    t: Tensor, breakpoints: Tensor | Sequence[float]
+) -> tuple[Tensor, list[int], list[bool]]:
+    """Merge breakpoints into the requested times.
+
+    Parameters
+    ----------
+    t : Tensor
+        Requested times ``(n,)``, monotone.
+    breakpoints : Tensor or sequence of float
+        In any order; those outside the interval of ``t`` do not matter.
+
+    Returns
+    -------
+    grid : Tensor
+        All times in the order of ``t``; gradients flow to both.
+    keep : list of int
+        Where the requested times are.
+    broken : list of bool
+        Which times are breakpoints.
+
+    Raises
+    ------
+    ValueError
+        For per-sample times, or breakpoints that are not finite.
+    """
+    if t.ndim != 1:
+        raise ValueError(
+            "`breakpoints` need one time grid for all samples; put them into the "
+            "per-sample `t` instead"
+        )
+    points = torch.as_tensor(breakpoints, dtype=t.dtype, device=t.device).reshape(-1)
+    if not bool(points.detach().isfinite().all()):
+        raise ValueError("`breakpoints` must be finite, got NaN or infinity")
+    both, n = torch.cat([t, points]), len(t)
+    times = both.detach().tolist()
+    low, high = min(times[:n]), max(times[:n])
+    slack = 4 * torch.finfo(t.dtype).eps * max(abs(low), abs(high))
+    backward = times[n - 1] < times[0]
+    chosen: list[int] = []
+    broken: list[bool] = []
+    for k in sorted(range(len(times)), key=times.__getitem__, reverse=backward):
+        if not low - slack <= times[k] <= high + slack:
+            continue
+        point = k >= n
+        twin = chosen and abs(times[k] - times[chosen[-1]]) <= slack
+        if twin and (point or chosen[-1] >= n):
+            broken[-1] = True
+            chosen[-1] = min(k, chosen[-1])  # the requested time stands for both
+        else:
+            chosen.append(k)
+            broken.append(point)
+    keep = [i for i, k in enumerate(chosen) if k < n]
+    return both[chosen], keep, broken
+
+
+def next_float(time: Tensor, toward: Tensor) -> Tensor:
+    """The next floating-point number after a time, with the gradient of the time."""
+    now = time.detach()
+    return time + (torch.nextafter(now, toward.detach().to(now)) - now)
+
+
+def inward(times: Tensor, broken: Sequence[bool]) -> list[Tensor]:
+    """Step times ``(m,)`` of one interval, with broken ends moved into it."""
+    moved = list(times)
+    if broken[0]:
+        moved[0] = next_float(moved[0], moved[1])
+    if broken[-1]:
+        moved[-1] = next_float(moved[-1], moved[-2])
+    return moved

@@ -1,0 +1,212 @@
+"""The three elementary maps every step is made of, and lists of them.
+
+    Kick    v ← v + w · f(t, x)
+    Drift   x ← x + w · v
+    Damp    v ← w · v
+
+A whole integration (steps × stages, uneven or adaptive steps) and a whole Momentum
+ResNet are one flat list of such moves, a *plan*.  Forward and inverse maps, gradients
+with respect to the weights (hence to ε, γ, h and t) and the log-determinant are each
+one walk over that list.  ``Record`` marks where a state is returned.
+
+Two refinements of the kick keep everything else unchanged:
+
+- ``inner`` (force-gradient methods): the force is taken at x + inner · f(t, x);
+- ``velocity_copy`` = ±1 (velocity doubling): the velocity has two copies v ± e, and
+  the copy v ± e is kicked by the force that the other copy sees, so the state has a
+  third part, half the gap e between the copies.  A field that takes no velocity has
+  ``velocity_copy`` 0 and no gap.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..checks import Number
+
+Field = Callable[..., Tensor]
+
+
+class Kick(NamedTuple):
+    """v ← v + weight · f(time, x); ``fresh`` is False where f was just evaluated."""
+
+    weight: Number
+    time: Any = None
+    fresh: bool = True
+    inner: Number | None = None
+    velocity_copy: int = 0
+
+
+class Drift(NamedTuple):
+    """x ← x + weight · v."""
+
+    weight: Number
+
+
+class Damp(NamedTuple):
+    """v ← weight · v, and e with it; with ``gap_only`` e ← weight · e alone."""
+
+    weight: Number
+    gap_only: bool = False
+
+
+class Record(NamedTuple):
+    """Return the state here, the velocity as ``scale`` · v."""
+
+    scale: Number = 1.0
+
+
+Move = Kick | Drift | Damp | Record
+Plan = tuple[Move, ...]
+
+
+def force(
+    field: Field, kick: Kick, x: Tensor, velocity: Tensor | None, args: Iterable[Any]
+) -> Tensor:
+    """Evaluate the force of a kick and check what the field returned."""
+    where = () if velocity is None else (velocity,)
+    value = checked(field(kick.time, x, *where, *args), kick, x)
+    if kick.inner is not None:
+        value = checked(field(kick.time, x + kick.inner * value, *args), kick, x)
+    return value
+
+
+def checked(value: Any, kick: Kick, x: Tensor) -> Tensor:
+    """Return the force if it is a tensor shaped like x, or say what it is."""
+    if isinstance(value, Tensor) and value.shape == x.shape:
+        return value
+    got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    where = f"block {kick.time}" if isinstance(kick.time, int) else "`field`"
+    raise ValueError(
+        f"{where} returned {got} for a state of shape {tuple(x.shape)}; a second-order "
+        "model adds forces to states, so it must return a tensor of the state's shape"
+    )
+
+
+def walk(
+    plan: Iterable[Move],
+    field: Field,
+    x: Tensor,
+    v: Tensor,
+    args: Sequence[Any] = (),
+    e: Tensor | None = None,
+) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor, Tensor | None]]:
+    """Run a plan in floating point; return the recorded states and the last one.
+
+    Parameters
+    ----------
+    plan : sequence of moves
+    field : callable
+        ``field(time, x, *args)``, or ``field(time, x, v, *args)`` for kicks of a
+        velocity copy.
+    x, v : Tensor
+        Position and velocity, same shape ``(..., d)``.
+    args : tuple
+        Passed to the field unchanged.
+    e : Tensor, optional
+        The gap of a state that is already in the middle of a plan.
+
+    Returns
+    -------
+    records : list of (Tensor, Tensor)
+        The states (x, v) at the ``Record`` marks.
+    last : tuple
+        ``(x, v, e)`` at the end; ``e`` is None without velocity copies.
+    """
+    records, push = [], None
+    for move in plan:
+        kind = type(move)
+        if kind is Kick:
+            if move.fresh:
+                seen = None
+                if move.velocity_copy:
+                    e = torch.zeros_like(v) if e is None else e
+                    seen = v - move.velocity_copy * e
+                push = force(field, move, x, seen, args)
+                # Only under mixed precision: the state keeps its own dtype.
+                push = push if push.dtype == v.dtype else push.to(v.dtype)
+            # Two operations, not add(alpha=w): a fused multiply-add would round
+            # differently from the recursion v ← γ v + (1−γ) f written out by hand.
+            kick = move.weight * push
+            v = v + kick
+            if move.velocity_copy:
+                e = e + move.velocity_copy * kick
+        elif kind is Drift:
+            x = shear(x, v, move.weight)
+        elif kind is Damp:
+            if not move.gap_only:
+                v = move.weight * v
+            if e is not None:
+                e = move.weight * e
+        else:
+            same = isinstance(move.scale, float) and move.scale == 1.0
+            records.append((x, v if same else move.scale * v))
+    return records, (x, v, e)
+
+
+def shear(x: Tensor, v: Tensor, weight: Number) -> Tensor:
+    """X + weight · v."""
+    if isinstance(weight, Tensor):
+        return x + weight * v
+    return torch.add(x, v, alpha=weight)
+
+
+def reverse(plan: Sequence[Move]) -> Plan:
+    """The plan of the inverse map: moves undone in reverse order.
+
+    Records stay where they are.  The inverse of ``Kick(w)`` is ``Kick(−w)``, of
+    ``Damp(w)`` is ``Damp(1/w)``; it exists unless a damp weight is 0.
+    """
+    undone: list[Move] = []
+    regroup = True
+    for move in reversed(plan):
+        if isinstance(move, Kick):
+            # Within a group of kicks at one point, the first one met evaluates f.
+            undone.append(move._replace(weight=-move.weight, fresh=regroup))
+            regroup = move.fresh
+        elif isinstance(move, Drift):
+            undone.append(Drift(-move.weight))
+        elif isinstance(move, Damp):
+            undone.append(Damp(1 / move.weight, move.gap_only))
+        else:
+            undone.append(move)
+    return tuple(undone)
+
+
+def log_determinant(plan: Iterable[Move], dimension: int = 1) -> Number:
+    """Log |det| of the map (x, v) ↦ (x', v'): kicks and drifts are shears, det 1.
+
+    Parameters
+    ----------
+    plan : sequence of moves
+    dimension : int
+        Number of coordinates that a scalar weight acts on; a tensor weight counts its
+        own entries.
+
+    Returns
+    -------
+    float or Tensor
+        Σ log |w| over the damps, for any field.
+    """
+    total: Number = 0.0
+    for move in plan:
+        if isinstance(move, Damp) and not move.gap_only:
+            w = move.weight
+            if isinstance(w, Tensor):
+                repeat = dimension if w.ndim == 0 else 1
+                total = total + repeat * w.abs().log().sum()
+            else:
+                total = total + dimension * math.log(abs(w))
+    return total
+
+
+def evaluations(plan: Iterable[Move]) -> int:
+    """Number of field evaluations the plan costs."""
+    return sum(
+        1 + (move.inner is not None)
+        for move in plan
+        if isinstance(move, Kick) and move.fresh
+    )

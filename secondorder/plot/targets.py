@@ -1,0 +1,226 @@
+"""Linear maps as targets: which are reached, how often, and how close one gets.
+
+Below the threshold λ of a model, real eigenvalues must come in pairs.  A map that
+breaks the rule is out of reach, and the loss of training stops at a floor.
+
+Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks", ICML
+2021, section 4.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .style import BAD, GOOD, NEUTRAL, Numbers, array, axes, legend, look, number, pair
+
+
+def spectrum(
+    eigenvalues: Numbers,
+    threshold: float = 0.0,
+    ax: Axes | None = None,
+    *,
+    bad: ArrayLike | None = None,
+) -> Axes:
+    """Draw eigenvalues in the plane, the forbidden half-line, and who stands on it.
+
+    Parameters
+    ----------
+    eigenvalues : array or Tensor, shape (n,) or (d, d)
+        Eigenvalues, real or complex; of a square matrix they are computed.
+    threshold : float, default 0.0
+        λ.  Real eigenvalues below it are reached in pairs only.
+    ax : matplotlib Axes, optional
+    bad : array of bool, shape (n,), optional
+        Which eigenvalues to mark.  Default: the real ones below λ that occur an odd
+        number of times (to 1e-8 of the largest).
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If ``eigenvalues`` is neither a list of numbers nor a square matrix, or
+        ``bad`` has another length.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> ax = so.plot.spectrum([-1.0, 2.0, 0.5 + 1j, 0.5 - 1j], threshold=-0.613)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()][-1]
+    'out of reach (1)'
+    """
+    values = _eigenvalues(eigenvalues)
+    alone = np.asarray(_unpaired(values, threshold) if bad is None else bad, dtype=bool)
+    if alone.shape != values.shape:
+        raise ValueError(
+            f"`bad` must have one entry per eigenvalue, shape {values.shape}; got "
+            f"{alone.shape}. Leave it out to have them found."
+        )
+    ax = axes(ax)
+    finite = np.isfinite(threshold)
+    reach = 1.15 * max(np.abs(values).max(), abs(threshold) if finite else 0.0, 1.0)
+    ax.axhline(0, color=NEUTRAL, lw=0.6)
+    ax.axvline(0, color=NEUTRAL, lw=0.6)
+    if finite:
+        ax.plot(
+            [-reach, threshold], [0, 0], color=BAD, lw=5, alpha=0.35,
+            solid_capstyle="butt",
+            label=f"in pairs only: below λ = {number(threshold)}",
+        )  # fmt: skip
+        ax.plot(threshold, 0, marker="|", color=BAD, ms=14, mew=2)
+    good, out = values[~alone], values[alone]
+    ax.plot(good.real, good.imag, "o", color=GOOD, ms=5, label=f"fine ({len(good)})")
+    ax.plot(
+        out.real, out.imag, "X", color=BAD, ms=10, mec="k",
+        label=f"out of reach ({len(out)})",
+    )  # fmt: skip
+    # Room above for the legend: no corner is free of eigenvalues.
+    ax.set(xlim=(-reach, reach), ylim=(-reach, 1.5 * reach))
+    ax.set(xlabel="Re μ", ylabel="Im μ", aspect="equal")
+    return legend(ax, loc="upper center")
+
+
+def representable_probability(
+    epsilon: Numbers,
+    probability: Mapping[str, Numbers],
+    ax: Axes | None = None,
+    *,
+    first_order: Mapping[str, float] | None = None,
+    draws: int | None = None,
+) -> Axes:
+    """Draw the fraction of random matrices that are representable, against ε/T.
+
+    Parameters
+    ----------
+    epsilon : array or Tensor, shape (n,)
+        ε/T.
+    probability : dict of str to sequence, each of shape (n,)
+        One curve per ensemble.
+    ax : matplotlib Axes, optional
+    first_order : dict of str to float, optional
+        The same for ẋ = θx, drawn at the left edge.
+    draws : int, optional
+        Matrices per point; draws two standard errors around each curve.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If a curve does not have one number per ε.
+
+    Examples
+    --------
+    >>> from secondorder.plot.targets import representable_probability
+    >>> ax = representable_probability([0.1, 1, 10], {"d = 2": [0.40, 0.89, 0.98]})
+    >>> ax.get_xscale()
+    'log'
+    """
+    ax = axes(ax)
+    for index, (name, values) in enumerate(probability.items()):
+        where, share = pair("epsilon", epsilon, f"probability[{name!r}]", values)
+        style = look(index)
+        ax.semilogx(where, share, label=name, ms=4, **style)
+        if draws:
+            error = 2 * np.sqrt(share * (1 - share) / draws)
+            color = style["color"]
+            ax.fill_between(
+                where, share - error, share + error, color=color, alpha=0.15, lw=0
+            )
+        if first_order and name in first_order:
+            ax.plot(
+                0, first_order[name], transform=ax.get_yaxis_transform(), ls="none",
+                marker=style["marker"], color=style["color"], mfc="w", clip_on=False,
+                label="first order" if index == 0 else None,
+            )  # fmt: skip
+    ax.set(xlabel="ε / T", ylabel="probability of being representable")
+    ax.set_ylim(0, 1.05)
+    ax.grid(alpha=0.3)
+    return legend(ax, loc="lower right")
+
+
+def training_curves(
+    losses: Mapping[str, Numbers],
+    floors: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw losses over training steps, each with the floor it cannot pass.
+
+    Parameters
+    ----------
+    losses : dict of str to sequence, shape (n,)
+        ‖Ψ(θ_k) − D‖ for each model.
+    floors : dict of str to float, optional
+        For the same names, the floors of the theory; a floor 0 is not drawn.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If a floor belongs to no loss.
+
+    Examples
+    --------
+    >>> from secondorder.plot.targets import training_curves
+    >>> ax = training_curves({"first order": [2.0, 1.2, 1.1]}, {"first order": 1.0})
+    >>> ax.get_yscale()
+    'log'
+    """
+    floors = floors or {}
+    if unknown := set(floors) - set(losses):
+        raise ValueError(
+            f"`floors` must belong to curves of `losses`; got {sorted(unknown)}, "
+            f"allowed are {sorted(losses)}. Use the same names in both."
+        )
+    ax = axes(ax)
+    for index, (name, values) in enumerate(losses.items()):
+        style, loss = look(index), array(values)
+        ax.semilogy(
+            np.arange(len(loss)), loss, label=name, ms=5,
+            markevery=max(len(loss) // 8, 1), **style,
+        )  # fmt: skip
+        if floors.get(name, 0) > 0:
+            ax.axhline(floors[name], color=style["color"], ls=":", lw=1.6)
+            ax.annotate(
+                f"floor {floors[name]:.3f}", (1, floors[name]), (-4, -11),
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+                ha="right", fontsize="small", color=style["color"],
+            )  # fmt: skip
+    ax.set(xlabel="training step", ylabel="‖Ψ(θ) − D‖")
+    ax.margins(x=0.02)
+    return legend(ax)
+
+
+def _eigenvalues(data: Numbers) -> NDArray[np.complex128]:
+    """Return complex eigenvalues (n,), also of a square matrix."""
+    if isinstance(data, Tensor):
+        data = data.detach().cpu().numpy()
+    values = np.asarray(data, dtype=complex)
+    if values.ndim == 2 and values.shape[0] == values.shape[1] and values.size:
+        real = values.real if not values.imag.any() else values
+        values = np.linalg.eigvals(real).astype(complex)
+    if values.ndim != 1 or not values.size:
+        raise ValueError(
+            "`eigenvalues` must be numbers (n,) or a square matrix (d, d); got shape "
+            f"{values.shape}."
+        )
+    return values
+
+
+def _unpaired(values: NDArray[np.complex128], threshold: float) -> NDArray[np.bool_]:
+    """Return a mask of the real values below the threshold that occur oddly often."""
+    close = 1e-8 * np.abs(values).max()
+    real = (np.abs(values.imag) <= close) & (values.real < threshold - close)
+    same = np.abs(values[:, None] - values[None, :]) <= close
+    return real & (same.sum(1) % 2 == 1)

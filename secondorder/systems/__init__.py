@@ -1,0 +1,22 @@
+"""What is solved: systems m ẍ + c ẋ = f, and the fields that drive them."""
+
+from . import forcing
+from .equations import Acceleration, Newton, SecondOrder, System
+from .fields import Autonomous, Forced, Potential
+from .momentum import epsilon_from_gamma, gamma_from_epsilon
+from .problem import Problem, check_problem
+
+__all__ = [
+    "Acceleration",
+    "Autonomous",
+    "Forced",
+    "Newton",
+    "Potential",
+    "Problem",
+    "SecondOrder",
+    "System",
+    "check_problem",
+    "epsilon_from_gamma",
+    "forcing",
+    "gamma_from_epsilon",
+]

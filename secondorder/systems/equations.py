@@ -1,0 +1,269 @@
+"""What is solved: second-order dynamics driven by a field of forces.
+
+    SecondOrder(f, epsilon)        ε ẍ + ẋ = f(t, x)
+    Newton(F, mass, damping)       m ẍ + c ẋ = F(t, x)
+    Acceleration(a, damping)       ẍ + c ẋ = a(t, x, ẋ)
+
+All three are one ``System``, m ẍ + c ẋ = f, with different names for its numbers: every
+method reads ``field``, ``mass``, ``damping`` and ``takes_velocity``.  As modules they
+are also plain first-order vector fields on the pair (x, v), as torchdiffeq expects.
+
+Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks",
+ICML 2021, eq. (3) for the layer v ← γ v + (1−γ) f(x), eq. (5) for its limit ODE.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from .. import checks
+from ..checks import Number
+from .fields import Forced
+from .modal import ModalForce, diagonalise, from_modal, is_matrix, to_modal
+
+State = tuple[Tensor, Tensor]
+
+
+class System(nn.Module):
+    """The equation m ẍ + c ẋ = f that all systems are.
+
+    Attributes
+    ----------
+    field : callable
+        ``field(t, x, *args)``, or ``field(t, x, v, *args)`` with ``takes_velocity``.
+    mass, damping : float or Tensor
+        m > 0 and c ≥ 0, scalar or per coordinate.
+    modes : Tensor or None
+        S ``(d, d)`` where mass or damping are matrices; then m = 1 and c = Λ hold in
+        the modal coordinates y = S⁻¹x.
+    """
+
+    takes_velocity = False
+    mass: Any
+    damping: Any
+    modes: Any
+
+    def __init__(self, field: Callable[..., Tensor]) -> None:
+        super().__init__()
+        field = checks.function(field)
+        if isinstance(field, Forced):
+            field = field.with_velocity(self.takes_velocity)
+        self.field = field
+
+    def replace(self, field: Callable[..., Tensor]) -> "System":
+        """The same equation with another field; nothing is copied, all is shared."""
+        other = copy.copy(self)
+        for name in ("_modules", "_parameters", "_buffers"):
+            object.__setattr__(other, name, dict(getattr(self, name)))
+        other.__dict__.pop("field", None)
+        other._modules.pop("field", None)
+        other.field = field
+        return other
+
+    def forward(self, t: Tensor, state: State, *args: Any) -> State:
+        """Return ``(v, ẍ)``, the first-order field of torchdiffeq."""
+        x, v = state
+        seen = (x, v) if self.takes_velocity else (x,)
+        return v, self.acceleration(self.field(t, *seen, *args), v)
+
+    def acceleration(self, force: Tensor, v: Tensor) -> Tensor:
+        """ẍ = (f − c ẋ)/m."""
+        if self.modes is None:
+            return (force - self.damping * v) / self.mass
+        modes = self.modes.to(v)  # M⁻¹F − M⁻¹C v = S (Sᵀ F − Λ S⁻¹ v)
+        return from_modal(modes, force @ modes - self.damping * to_modal(modes, v))
+
+    def rate(self) -> float:
+        """The largest damping rate, max c/m (1/ε), as a number on the host."""
+        rate: Any = as_double(self.damping) / as_double(self.mass)
+        return rate.detach().abs().max().item() if isinstance(rate, Tensor) else rate
+
+    def in_modes(self, like: Tensor) -> "Coordinates":
+        """The equation with one damping per coordinate, and the way there and back.
+
+        Raises
+        ------
+        ValueError
+            Where training has moved a mass or a damping out of its range.
+        """
+        for name in ("epsilon", "mass", "damping"):
+            value = getattr(self, name, None)
+            if isinstance(value, nn.Parameter):
+                checks.positive(value, name, zero=name == "damping")
+        if self.modes is None:
+            return Coordinates(self, same, same)
+        modes = self.modes.to(like)
+        core = System(ModalForce(self.field, modes))
+        core.mass, core.damping, core.modes = 1.0, self.damping.to(like), None
+        return Coordinates(core, partial(to_modal, modes), partial(from_modal, modes))
+
+
+class Coordinates(NamedTuple):
+    """The equation a plan is made for, and the changes of coordinates around it."""
+
+    system: System
+    enter: Callable[[Tensor], Tensor]
+    leave: Callable[[Tensor], Tensor]
+
+
+def same(value: Tensor) -> Tensor:
+    """Return the value: where there are no modes, nothing changes."""
+    return value
+
+
+class SecondOrder(System):
+    """The second-order neural ODE ε ẍ + ẋ = f(t, x).
+
+    Parameters
+    ----------
+    field : callable
+        ``field(t, x, *args) -> f`` with ``f.shape == x.shape``; ``t`` is a 0-d tensor
+        (or ``(batch, 1, ..., 1)`` for per-sample times).
+    epsilon : float, Tensor or nn.Parameter, default 1.0
+        ε > 0, in the units of time: a scalar, or a tensor broadcastable to the last
+        axes of ``x`` (one ε per coordinate).  A Parameter is learned.
+
+    Raises
+    ------
+    ValueError
+        If ``epsilon`` is not positive and finite.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> system = so.SecondOrder(lambda t, x: -x, epsilon=0.5)
+    >>> system(torch.tensor(0.0), (torch.ones(1), torch.zeros(1)))
+    (tensor([0.]), tensor([-2.]))
+
+    References
+    ----------
+    Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (5).
+    """
+
+    damping = 1.0
+    modes = None
+
+    def __init__(self, field: Callable[..., Tensor], epsilon: Number = 1.0) -> None:
+        super().__init__(field)
+        register_number(self, "epsilon", checks.positive(epsilon, "epsilon"))
+
+    @property
+    def mass(self) -> Number:  # type: ignore[override]
+        """The mass of the equivalent Newton equation, m = ε (with damping c = 1)."""
+        return self.epsilon
+
+    def extra_repr(self) -> str:
+        """Show ε."""
+        return f"epsilon={checks.describe(self.epsilon)}"
+
+
+class Newton(System):
+    """Newton's equation with linear damping, m ẍ + c ẋ = F(t, x).
+
+    Parameters
+    ----------
+    force : callable
+        ``force(t, x, *args) -> F`` with ``F.shape == x.shape``.
+    mass : float or Tensor, default 1.0
+        m > 0: a scalar, one value per coordinate, or a symmetric positive definite
+        ``(d, d)`` matrix acting on the last axis of ``x`` (``(..., d)``).
+    damping : float or Tensor, default 0.0
+        c ≥ 0 likewise; ``0.0`` is the undamped equation.  A matrix must be symmetric
+        positive semidefinite.
+
+    Raises
+    ------
+    ValueError
+        If ``mass`` is not positive (definite) or ``damping`` is negative (indefinite).
+
+    Notes
+    -----
+    Matrices are diagonalised together (see ``systems/modal.py``), so every method and
+    every gradient works with them; they cannot be learned.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> spring = so.Newton(lambda t, x: -4 * x)
+    >>> x, v = so.odeint(spring, (torch.ones(1), None), torch.linspace(0, 1, 101))
+    """
+
+    def __init__(
+        self, force: Callable[..., Tensor], mass: Number = 1.0, damping: Number = 0.0
+    ) -> None:
+        super().__init__(force)
+        if is_matrix(mass) or is_matrix(damping):
+            modes, dampings = diagonalise(mass, damping)
+            self.register_buffer("modes", modes)  # S (d, d); x = S y
+            register_number(self, "mass", 1.0)
+            register_number(self, "damping", dampings)
+        else:
+            self.register_buffer("modes", None)
+            register_number(self, "mass", checks.positive(mass, "mass"))
+            damping = checks.positive(damping, "damping", zero=True)
+            register_number(self, "damping", damping)
+
+    def extra_repr(self) -> str:
+        """Show mass and damping."""
+        mass, damping = checks.describe(self.mass), checks.describe(self.damping)
+        return f"mass={mass}, damping={damping}"
+
+
+class Acceleration(System):
+    """The general second-order equation ẍ + c ẋ = a(t, x, ẋ).
+
+    Parameters
+    ----------
+    field : callable
+        ``field(t, x, v, *args) -> a`` with ``a.shape == x.shape``.
+    damping : float or Tensor, default 0.0
+        c ≥ 0, scalar or per coordinate: the part −c ẋ of the acceleration that is
+        linear in the velocity.  It is integrated exactly, so put as much of the
+        damping as possible here and leave only the rest in ``field``.
+
+    Notes
+    -----
+    Only the methods with ``takes_velocity`` (``"velocity_doubling"`` and
+    ``"velocity_doubling4"``) and torchdiffeq's solvers take such a field; the others
+    assume a force that does not see the velocity and raise.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> pol = so.Acceleration(lambda t, x, v: (1 - x**2) * v - x)
+    >>> x, v = so.odeint(pol, (torch.ones(1), None), torch.linspace(0, 1, 101),
+    ...                  method="velocity_doubling")
+    """
+
+    takes_velocity = True
+    mass = 1.0
+    modes = None
+
+    def __init__(self, field: Callable[..., Tensor], damping: Number = 0.0) -> None:
+        super().__init__(field)
+        damping = checks.positive(damping, "damping", zero=True)
+        register_number(self, "damping", damping)
+
+    def extra_repr(self) -> str:
+        """Show the damping."""
+        return f"damping={checks.describe(self.damping)}"
+
+
+def register_number(module: nn.Module, name: str, value: Number) -> None:
+    """Keep a number on a module: tensors as buffers, so that they move with it."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(name, value)
+    else:
+        setattr(module, name, value)
+
+
+def as_double(value: Number) -> Number:
+    """A number as float64 tensor or, where it is scalar and fixed, as float."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 0 and not value.requires_grad:
+        return value.item()
+    return value.double()

@@ -1,0 +1,155 @@
+"""Fields made of other things: of a network, of a potential, of a forcing.
+
+Autonomous(net)        f(t, x) = net(x)
+Potential(U)           f(t, x) = −∇U(x)
+Forced(g, u)           f(t, x) = g(t, x, u(t))
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..monitor import untracked_leaf
+
+
+class Autonomous(nn.Module):
+    """A field that ignores time: ``Autonomous(net)(t, x, *args) = net(x, *args)``.
+
+    Parameters
+    ----------
+    module : callable
+        ``module(x, *args) -> f`` with ``f.shape == x.shape``.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> field = so.Autonomous(torch.nn.Linear(2, 2))
+    >>> field(torch.tensor(0.0), torch.zeros(5, 2)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, module: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.module = checks.function(module, "module")
+
+    def forward(self, t: Tensor, x: Tensor, *args: Any) -> Tensor:
+        """Evaluate the module; ``t`` is not used."""
+        return self.module(x, *args)
+
+
+class Potential(nn.Module):
+    """The conservative force f(t, x) = −∇U(x) of a potential.
+
+    Parameters
+    ----------
+    energy : callable
+        ``energy(x) -> U`` with any shape; ``U.sum()`` is differentiated, so each entry
+        must depend on its own sample only.  With ``time=True``: ``energy(t, x)``.
+    time : bool, default False
+        Whether the energy depends on time.
+
+    Notes
+    -----
+    The gradient is taken in every gradient mode (also under ``torch.no_grad``); it is
+    itself differentiable when the surrounding code records gradients.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> force = so.Potential(lambda x: 0.5 * (x**2).sum(-1))
+    >>> force(torch.tensor(0.0), torch.tensor([[1.0, -2.0]]))
+    tensor([[-1.,  2.]])
+    """
+
+    def __init__(self, energy: Callable[..., Tensor], time: bool = False) -> None:
+        super().__init__()
+        self.energy = checks.function(energy, "energy")
+        self.time = time
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return −∇U at ``x``, same shape."""
+        record = torch.is_grad_enabled()
+        # An inference tensor cannot enter autograd: leave inference mode and copy.
+        with torch.inference_mode(False), torch.enable_grad():
+            if x.is_inference():
+                x = x.clone()
+            given = record and x.requires_grad
+            if not given:
+                x = x.detach().requires_grad_()
+            energy = self.energy(t, x) if self.time else self.energy(x)
+            if not energy.requires_grad:
+                raise ValueError(
+                    "`energy` returned a tensor that does not depend on `x` through "
+                    "autograd; compute it from `x` with torch operations"
+                )
+            # Keep the graph only for what can be trained through it.
+            record = record and (given or untracked_leaf(energy, {id(x)}) is not None)
+            (slope,) = torch.autograd.grad(energy.sum(), x, create_graph=record)
+        return -slope
+
+
+class Forced(nn.Module):
+    """A field driven from outside: ``Forced(f, u)(t, x) = f(t, x, u(t))``.
+
+    Use it where a model wants a field; ``odeint`` does it for its ``forcing``.
+
+    Parameters
+    ----------
+    field : callable
+        ``field(t, x, u, *args)``, or ``field(t, x, v, u, *args)``.
+    forcing : callable or object with ``.evaluate(t)``
+        ``forcing(t) -> u``.  Its parameters are learned, by every gradient route, if it
+        is a module.
+    takes_velocity : bool, optional
+        Whether the field takes a velocity.  A system knows: ``Acceleration`` passes
+        one, the others do not.  For use without a system, False by default.
+
+    Raises
+    ------
+    TypeError
+        If ``forcing`` is no function of time.
+    ValueError
+        If ``takes_velocity`` contradicts the system that the field is given to.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> field = so.Forced(lambda t, x, u: u - x, torch.cos)
+    >>> field(torch.tensor(0.0), torch.zeros(2))
+    tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        field: Callable[..., Tensor],
+        forcing: Any,
+        takes_velocity: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self.field = checks.function(field)
+        self.forcing = checks.forcing_function(forcing)
+        self.takes_velocity = takes_velocity
+
+    def with_velocity(self, takes_velocity: bool) -> "Forced":
+        """The same field for a system that does, or does not, pass a velocity."""
+        if self.takes_velocity is None:
+            return Forced(self.field, self.forcing, takes_velocity)
+        if self.takes_velocity is not takes_velocity:
+            raise ValueError(
+                f"`takes_velocity` is {self.takes_velocity} for this Forced field, but "
+                f"the system {'passes' if takes_velocity else 'does not pass'} a "
+                "velocity (only Acceleration does); leave it out, the system knows"
+            )
+        return self
+
+    def forward(self, t: Tensor, x: Tensor, *rest: Any) -> Tensor:
+        """Evaluate the field with u(t) after the state."""
+        by_name = hasattr(self.forcing, "evaluate")
+        u = self.forcing.evaluate(t) if by_name else self.forcing(t)
+        if self.takes_velocity:
+            v, *args = rest
+            return self.field(t, x, v, u, *args)
+        return self.field(t, x, u, *rest)

@@ -1,0 +1,80 @@
+"""Matrices of mass and damping, brought to one number per coordinate.
+
+M = S⁻ᵀS⁻¹ and C = S⁻ᵀ Λ S⁻¹ (generalised symmetric eigenproblem): in the modal
+coordinates y = S⁻¹x the equation M ẍ + C ẋ = F is ÿ + Λ ẏ = Sᵀ F(t, S y), one damping
+per coordinate, so every method and every gradient works on it unchanged.
+
+Reference: Golub & Van Loan, "Matrix Computations", 4th ed., section 8.7.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_matrix(value: object) -> bool:
+    """Whether ``value`` is a square matrix (rather than one number per coordinate)."""
+    return isinstance(value, Tensor) and value.ndim == 2 and len(set(value.shape)) == 1
+
+
+def diagonalise(mass: Any, damping: Any) -> tuple[Tensor, Tensor]:
+    """Diagonalise M and C together: S with SᵀMS = I, SᵀCS = diag(Λ).  Returns S, Λ."""
+    size = len(mass) if is_matrix(mass) else len(damping)
+    matrices = {}
+    for name, value in {"mass": mass, "damping": damping}.items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise ValueError(
+                f"`{name}` is learned beside a matrix; eigenvectors of repeated "
+                "dampings have no gradient, so learn per-coordinate values instead"
+            )
+        value = torch.as_tensor(value, dtype=torch.float64)
+        if not is_matrix(value):
+            value = torch.diag(value.expand(size))
+        if value.shape != (size, size) or not bool(value.isfinite().all()):
+            raise ValueError(
+                f"`{name}` must be a finite ({size}, {size}) matrix, got {value}"
+            )
+        if not torch.allclose(value, value.mT, rtol=1e-12, atol=0):
+            raise ValueError(
+                f"`{name}` must be symmetric; move its antisymmetric (gyroscopic) part "
+                "into the field of an `Acceleration`"
+            )
+        matrices[name] = value
+    values, vectors = torch.linalg.eigh(matrices["mass"])
+    if values[0] <= 0:
+        raise ValueError(
+            f"`mass` must be positive definite, its least eigenvalue is {values[0]:.3g}"
+        )
+    root = vectors / values.sqrt()  # M^{-1/2} up to rotation
+    dampings, rotation = torch.linalg.eigh(root.mT @ matrices["damping"] @ root)
+    if dampings[0] < -1e-12 * dampings.abs().max():
+        raise ValueError(
+            "`damping` must be positive semidefinite, its least modal value is "
+            f"{dampings[0]:.3g}"
+        )
+    return root @ rotation, dampings.clamp(min=0)
+
+
+def to_modal(modes: Tensor, x: Tensor) -> Tensor:
+    """Modal coordinates y = S⁻¹x of the last axis."""
+    return torch.linalg.solve(modes, x.unsqueeze(-1)).squeeze(-1)
+
+
+def from_modal(modes: Tensor, y: Tensor) -> Tensor:
+    """The coordinates x = S y of the user."""
+    return y @ modes.mT
+
+
+class ModalForce(nn.Module):
+    """A force in modal coordinates, y ↦ Sᵀ F(t, S y)."""
+
+    def __init__(self, force: Callable[..., Tensor], modes: Tensor) -> None:
+        super().__init__()
+        self.force = force
+        self.register_buffer("modes", modes)
+
+    def forward(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
+        """Return the modal force, shape ``(..., d)`` like ``y``."""
+        return self.force(t, from_modal(self.modes, y), *args) @ self.modes

@@ -1,0 +1,146 @@
+"""The command line: help, exit statuses, and what the commands print and write."""
+
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from made_up_record import record
+
+from secondorder.cli import COMMANDS, demo, main, memory, orders
+from secondorder.methods import METHODS
+
+
+def test_the_package_runs_as_a_module():
+    run = subprocess.run(
+        [sys.executable, "-m", "secondorder", "--help"], capture_output=True, text=True
+    )
+    assert run.returncode == 0
+    for name in COMMANDS:
+        assert name in run.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"python -m secondorder {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["dmeo"], ["orders", "--only", "rk4"]])
+def test_a_wrong_command_is_refused(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_commands_are_imported_only_when_called():
+    assert all(find_spec(f"secondorder.cli.{name}") for name in COMMANDS)
+    code = (
+        "import sys, secondorder.cli as m; "
+        "sys.exit(any(f'secondorder.cli.{name}' in sys.modules for name in m.COMMANDS))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_demo_prints_its_table_and_writes_its_figures(tmp_path, capsys):
+    state = torch.get_rng_state()
+    assert main(["demo", "--fast", "--out", str(tmp_path / "new")]) == 0
+    assert torch.equal(state, torch.get_rng_state())
+    written = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert written == sorted(f"{act}.png" for act in demo.ACTS)
+    assert all(path.stat().st_size > 10_000 for path in (tmp_path / "new").iterdir())
+    text = capsys.readouterr().out
+    assert "first order" in text
+    assert "−x³" in text
+    assert "nested rings" in text
+    assert "D = diag(1, −1/2)" in text
+    assert "ẍ = −0.4 ẋ − 4 sin x" in text
+
+
+def test_the_cubic_is_out_of_reach_of_the_first_order_flow_alone(tmp_path):
+    def train(model, loss, steps, lr):
+        return demo.fit(model, loss, steps // 4, 2 * lr, progress=False)
+
+    with torch.random.fork_rng(devices=[]):
+        (row,) = demo.cubic(train, tmp_path)
+    first, second = (float(cell.split()[0]) for cell in (row.first, row.second))
+    assert first > 0.13  # 1/7 up to the sample, whatever the training
+    assert second < 0.03
+
+
+def test_theory_and_training_agree_on_the_linear_map(tmp_path):
+    def train(model, loss, steps, lr):
+        return demo.fit(model, loss, steps // 3, lr, progress=False)
+
+    with torch.random.fork_rng(devices=[]):
+        reached, floor, witness = demo.linear(train, tmp_path)
+    assert float(floor.first) == 0.25
+    assert float(reached.first) >= 0.25 - 1e-4
+    assert float(reached.first) < 0.26
+    assert float(reached.second) < 1e-2  # a twentieth of what is left to the first
+    assert float(witness.second) < 1e-8
+
+
+def test_orders_measures_what_it_is_asked_to_and_draws_it(tmp_path, capsys):
+    assert main(["orders", "--only", "verlet", "chin4", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["verlet", "chin4"]
+    assert float(lines[1].split()[2]) == pytest.approx(2, rel=0.05)
+    assert float(lines[2].split()[2]) == pytest.approx(4, rel=0.05)
+    assert (tmp_path / "orders.png").stat().st_size > 10_000
+
+
+def test_orders_fails_where_the_table_is_wrong(monkeypatch, capsys):
+    import dataclasses
+
+    lie = dataclasses.replace(METHODS["verlet"], order=3)
+    monkeypatch.setitem(METHODS, "verlet", lie)
+    assert main(["orders", "--only", "verlet"]) == 1
+    assert "verlet" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_slope_of_a_power_law_is_its_power():
+    work = [10.0, 20.0, 40.0, 80.0]
+    errors = [1.0, *(3 * w**-2.5 for w in work[1:])]
+    assert orders.slope(work, errors) == pytest.approx(2.5)
+
+
+def test_memory_grows_with_depth_for_backprop_but_not_for_reversible(tmp_path, capsys):
+    argv = ["--depth", "10", "100", "--width", "8", "--batch", "16"]
+    assert main(["memory", *argv, "--out", str(tmp_path)]) == 0
+    *_, ten, hundred, _, _ = capsys.readouterr().out.splitlines()
+    ten, hundred = ([float(cell) for cell in row.split()] for row in (ten, hundred))
+    assert (ten.pop(0), hundred.pop(0)) == (10, 100)
+    assert hundred[0] == pytest.approx(10 * ten[0])  # backprop
+    assert hundred[1] < 5 * ten[1]  # checkpoint: about √N
+    assert hundred[2] < 1.5 * ten[2]  # reversible
+    assert (tmp_path / "memory.png").exists()
+
+
+def test_saved_bytes_counts_each_storage_once_and_no_weights():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Tanh())
+    x = torch.zeros(3, 4)
+    # The linear layer saves its input (3 × 4), tanh its output (3 × 4).
+    assert memory.saved_bytes(model, x) == 2 * 12 * 4
+
+
+def test_the_demo_reports_every_silverbox_model(monkeypatch, capsys, tmp_path):
+    made_up = record()
+    monkeypatch.setattr(demo.data, "silverbox", lambda path: made_up)
+    argv = ["--fast", "--only", "linear", "--out", str(tmp_path)]
+    assert demo.main([*argv, "--silverbox", "SNLS80mV.csv"]) == 0
+    text = capsys.readouterr().out
+    for name in ("white box", "neural  ", "neural + x³"):
+        line = next(line for line in text.splitlines() if line.startswith(name))
+        assert len(re.findall(r"\d+\.\d{3}", line)) == 2
+
+
+def test_a_missing_silverbox_file_is_reported_before_anything_is_trained(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nonlinear-benchmarks"):
+        main(["demo", "--out", str(tmp_path), "--silverbox", str(tmp_path / "no.csv")])
+    assert not list(tmp_path.glob("*.png"))
