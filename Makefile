@@ -16,6 +16,8 @@ test: .venv/.ready
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Run every notebook from top to bottom and keep the new outputs.
 notebooks: .venv/.ready

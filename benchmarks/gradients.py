@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import copy
 import ctypes
-import functools
 import gc
 import json
 import multiprocessing
@@ -97,7 +96,7 @@ def network(route, blocks):
             blocks, gamma=GAMMA, is_residual=True, use_backprop=False
         )
     gradient = {
-        "checkpoint each": functools.partial(so.checkpoint, segments=len(blocks)),
+        "checkpoint each": so.checkpoint(segments=len(blocks)),
         "checkpoint √N": "checkpoint",
     }.get(route, route)
     return so.MomentumNet(blocks, GAMMA, gradient)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -146,7 +147,7 @@ def check_gradient(
     >>> max(table["reversible"].errors.values()) < 1e-5
     True
     """
-    x, v = checks.state(state)
+    x, v = (y.detach() for y in checks.state(state))
     system = forced(system, forcing)
     t = t.detach() if isinstance(t, Tensor) else t
     how = {
@@ -156,29 +157,29 @@ def check_gradient(
         "atol": atol,
         "breakpoints": breakpoints,
     }
-    problem = (system, x.detach(), v.detach(), t, tuple(args), loss or energy, how)
+    solve = partial(differentiate, system, x, v, t, tuple(args), loss or energy, how)
     try:
         wide = x.to(torch.promote_types(x.dtype, torch.float64))
-        reference = differentiate(*problem, "backprop", wide.dtype)
+        reference = solve("backprop", wide.dtype)
         against = f"backprop in {wide.dtype}".replace("torch.", "")
     except FAILURES:
-        reference = differentiate(*problem, "backprop", x.dtype)
+        reference = solve("backprop", x.dtype)
         against = f"backprop in {x.dtype}, as the field takes no float64"
         against = against.replace("torch.", "")
     routes = list(GRADIENTS) if gradients is None else gradients
-    rows = [compare(problem, route, x.dtype, reference[0]) for route in routes]
+    rows = [compare(solve, route, x.dtype, reference[0]) for route in routes]
     return GradientCheck(rows, label(method), against)
 
 
 def compare(
-    problem: tuple[Any, ...], route: Any, dtype: torch.dtype, reference: Any
+    solve: Callable[..., Any], route: Any, dtype: torch.dtype, reference: Any
 ) -> Row:
     """One row: run a route twice, the first time counting bytes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            found, saved, _ = differentiate(*problem, route, dtype, count=True)
-            *_, seconds = differentiate(*problem, route, dtype)
+            found, saved, _ = solve(route, dtype, count=True)
+            *_, seconds = solve(route, dtype)
         except FAILURES as error:
             return Row(label(route), reason=str(error))
     errors = {
@@ -226,8 +227,8 @@ def differentiate(
         wait(devices)
         seconds = time.perf_counter() - begin
     pairs = zip(flat, grads, strict=True)
-    grads = iter([torch.zeros_like(p) if g is None else g for p, g in pairs])
-    found = {name: [next(grads) for _ in group] for name, group in inputs.items()}
+    each = iter([torch.zeros_like(p) if g is None else g for p, g in pairs])
+    found = {name: [next(each) for _ in group] for name, group in inputs.items()}
     return found, kept, seconds
 
 

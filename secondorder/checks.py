@@ -50,6 +50,12 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
         advice = ""
         if name == "epsilon":
             advice = "; for a first-order ODE use a small value such as 1e-6"
+        if getattr(value, "requires_grad", False):
+            more = ", zero=True" if zero else ""
+            advice += (
+                f"; training moved it there, learn it as {name}=so.Positive(...{more})"
+                ", which stays in range"
+            )
         raise ValueError(
             f"`{name}` must be finite and {limit}, got {describe(value)}{advice}"
         )
@@ -223,6 +229,11 @@ def count(value: Any, name: str, least: int = 1) -> int:
 def optional_count(value: Any, name: str) -> int | None:
     """Return None or a positive whole number, or raise."""
     return None if value is None else count(value, name)
+
+
+def optional_positive(value: Any, name: str) -> Number | None:
+    """Return None or a positive finite number, or raise."""
+    return None if value is None else positive(value, name)
 
 
 def whole(value: Any, name: str) -> int:

@@ -17,14 +17,14 @@ Differential Equations", ICLR 2021, section 3.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from . import checks
 from .gradients import GRADIENTS, Gradient, backprop, find_gradient
-from .methods import METHODS, Method, Splitting, check_fit, find_method
+from .methods import METHODS, External, Method, Splitting, check_fit, find_method
 from .monitor import MonitoredField
 from .plan import Record
 from .roots import chandrupatla
@@ -127,31 +127,31 @@ def odeint_event(
     x, v = checks.state(state)
     kind = t0.dtype if isinstance(t0, Tensor) else torch.float64
     t0 = checks.start_time(t0, x, per_sample)
-    method, gradient = find_method(method), find_gradient(gradient, GRADIENTS)
+    how, route = find_method(method), find_gradient(gradient, GRADIENTS)
     if not callable(event_fn):
         got = type(event_fn).__name__
         raise TypeError(f"`event_fn` must be a function (t, x, v) -> g, got {got}")
     if horizon is not None and not horizon > 0:
         raise ValueError(f"`horizon` must be a positive length of time, got {horizon}")
-    if not method.events:
+    if not how.events:
         raise ValueError(
-            f"`method` {method.name!r} has no events; use one of {[*METHODS]} with "
+            f"`method` {how.name!r} has no events; use one of {[*METHODS]} with "
             '`step_size`, or a torchdiffeq method such as "dopri5"'
         )
     problem = Problem(system, x, v, t0.reshape(-1), tuple(args))
-    options = check_fit(method, gradient, problem, step_size, rtol, atol)
-    if method.events == "own":
+    options = check_fit(how, route, problem, step_size, rtol, atol)
+    if how.events == "own":
         if per_sample:
             raise ValueError(
-                f"`per_sample` events need a fixed-step method, {method.name!r} has "
+                f"`per_sample` events need a fixed-step method, {how.name!r} has "
                 f"one time for all samples; use one of {[*METHODS]}"
             )
-        return method.solve_event(
-            problem, t0, gradient, options, event_fn, reverse_time, horizon
+        return cast(External, how).solve_event(
+            problem, t0, route, options, event_fn, reverse_time, horizon
         )
     if step_size is None:
         raise ValueError(
-            f"`step_size` is required: {method.name!r} has fixed steps, and there is "
+            f"`step_size` is required: {how.name!r} has fixed steps, and there is "
             "no grid of times to take them from"
         )
     h = -step_size if reverse_time else step_size
@@ -159,8 +159,8 @@ def odeint_event(
     core, enter, leave = system.in_modes(x)
     watched = MonitoredField(core.field)
     search = Search(
-        core.replace(watched), method, gradient, problem.args, event_fn, leave,
-        per_sample, h, steps,
+        core.replace(watched), cast(Splitting, how), route, problem.args, event_fn,
+        leave, per_sample, h, steps,
     )  # fmt: skip
     inner = enter(x), enter(v)
     count, before = find_step(search, inner, t0)
@@ -173,7 +173,7 @@ def odeint_event(
     # Whole steps, and what is left; per-sample paths have no dense output.
     strides = h * torch.arange(most + 1, dtype=t0.dtype, device=t0.device)
     steps_taken = () if per_sample else (torch.cat([t0 + strides, t[1:]]),)
-    dense = DenseOutput(method, problem, t, xs, vs, steps_taken)
+    dense = DenseOutput(how, problem, t, xs, vs, steps_taken)
     event = index if per_sample else int(index)
     return event_t.to(kind), Solution(t, xs, vs, stats, dense, event)
 
@@ -355,8 +355,7 @@ def locate(
         ends = low[..., k], high[..., k]
         root = chandrupatla(partial(value, k), lower, top, *ends, tolerance)
         lengths.append(torch.where(fired, root.abs(), torch.inf))
-    lengths = torch.stack(lengths, -1)
-    length, index = lengths.min(-1)
+    length, index = torch.stack(lengths, -1).min(-1)
     # Rounding may have moved a change of sign just across the end of the step.
     length = torch.where(length.isfinite(), length, abs(h))
     return length.copysign(upper), index

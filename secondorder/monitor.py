@@ -120,7 +120,7 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         self.storages: dict[int, torch.UntypedStorage] = {}
         super().__init__(self.pack, lambda tensor: tensor)
 
-    def __enter__(self) -> "SavedBytes":
+    def __enter__(self) -> "SavedBytes":  # type: ignore[override]
         """Begin to count."""
         super().__enter__()
         return self

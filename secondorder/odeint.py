@@ -100,6 +100,6 @@ def odeint(
     """
     monitor = Monitor(check_finite, progress)
     problem = check_problem(system, state, t, args, forcing, breakpoints, monitor)
-    method, gradient = find_method(method), find_gradient(gradient, GRADIENTS)
-    options = check_fit(method, gradient, problem, step_size, rtol, atol)
-    return method.solve(problem, gradient, options)
+    how, route = find_method(method), find_gradient(gradient, GRADIENTS)
+    options = check_fit(how, route, problem, step_size, rtol, atol)
+    return how.solve(problem, route, options)

@@ -8,10 +8,21 @@ Reference: Chandrupatla, "A new hybrid quadratic/bisection algorithm for finding
 zero of a nonlinear function without using derivatives", Adv. Eng. Softw. 28 (1997).
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 
-def chandrupatla(f, a, b, fa, fb, tolerance, most=60):
+def chandrupatla(
+    f: Callable[[Tensor], Tensor],
+    a: Tensor,
+    b: Tensor,
+    fa: Tensor,
+    fb: Tensor,
+    tolerance: Tensor,
+    most: int = 60,
+) -> Tensor:
     """Roots of f in [a, b], for all entries of a tensor at once.
 
     Inverse quadratic interpolation where the three last points are on a curve that

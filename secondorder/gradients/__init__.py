@@ -20,7 +20,7 @@ checkpoint = Gradient(
 reversible = Gradient(
     "reversible",
     run_reversibly,
-    allowed={"keep": checks.whole, "scale": checks.positive},
+    allowed={"keep": checks.whole, "scale": checks.optional_positive},
 )
 adjoint = Gradient("adjoint", run_solver=solve_adjoint)
 

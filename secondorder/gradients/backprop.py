@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..plan.moves import Plan, walk
+from .replay import protected
 
 
 def run_plainly(
@@ -36,4 +37,4 @@ def run_plainly(
     list of (Tensor, Tensor)
         The recorded states.
     """
-    return walk(plan, field, x, v, args)[0]
+    return walk(plan, protected(field), x, v, args)[0]

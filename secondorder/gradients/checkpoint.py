@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from ..plan.moves import Kick, Plan, walk
 from .arguments import CHANGED, contents_of
 from .fixed_point import mixed
-from .replay import ScratchBuffers, hidden_modules, modules_of
+from .replay import ScratchBuffers, hidden_modules, modules_of, protected
 
 UNFAITHFUL = (
     "a checkpointed segment gave another state when it ran again, so no gradient is "
@@ -61,6 +61,7 @@ def run_checkpointed(
         If an argument is changed by the field; in the backward pass, if a segment gives
         another state than before.
     """
+    field = protected(field)
     if not torch.is_grad_enabled():
         return walk(plan, field, x, v, args)[0]
     before = contents_of(args)

@@ -1,14 +1,17 @@
 """Numbers as exact integers: the grid on which a step can be undone bit for bit.
 
-    x = X · 2^−fx        v = s · U · 2^−fu        X, U integers, s a known scale
+    x = q · X · 2^−fx        v = q · s · U · 2^−fu        X, U integers
 
 Adding a rounded increment to an integer and subtracting the same increment is exact,
 which is all that reversing a kick or a drift takes.  Multiplying v by a damp weight
-changes the scale s alone; when s has lost eight bits they are split off U as one byte
-(``split``) and kept, so that damping, too, forgets nothing.
+changes the known scale s alone; when s has lost eight bits they are split off U as one
+byte (``split``) and kept, so that damping, too, forgets nothing.
+
+The unit q is a power of two, chosen once per solve from the state it starts from: one
+number, or one per sample and coordinate where these differ by orders of magnitude.
 
 The integers live in float64 (53 bits) for float32 and half precision input, and in
-int64 (63 bits, wrapping, hence also exact) for float64 input.
+int64 (63 bits) for float64 input and for units that differ.
 
 Reference: the bit buffer goes back to Maclaurin, Duvenaud, Adams, "Gradient-based
 Hyperparameter Optimization through Reversible Learning", ICML 2015, section 3.
@@ -44,23 +47,26 @@ class FixedPoint:
     like: torch.dtype
     wide: torch.dtype = torch.float64
 
-    def load(self, value: Tensor, bits: int) -> Tensor:
-        """Round a state to the grid."""
-        return torch.round(value.detach().to(self.wide) * 2.0**bits).to(self.dtype)
+    def load(self, value: Tensor, factor: Any) -> Tensor:
+        """``round(value · factor)`` of a state; NaN and infinity are 0 in int64."""
+        integer = self.rounded(value.detach(), factor)
+        if self.dtype == torch.int64:
+            integer = torch.nan_to_num(integer, 0.0, 0.0, 0.0)
+        return integer.to(self.dtype)
 
-    def position(self, integer: Tensor) -> Tensor:
-        """``integer · 2^−fx`` in the state's dtype."""
+    def position(self, integer: Tensor, factor: Any) -> Tensor:
+        """``integer · factor`` in the state's dtype, the factor a power of two."""
         # A power of two may scale after the rounding to fewer bits: less to move.
         narrow = torch.promote_types(self.like, torch.float32)
-        return cast(integer.to(narrow) * 2.0**-self.fx, self.like)
+        return cast(integer.to(narrow) * factor, self.like)
 
     def read(self, integer: Tensor, factor: Any) -> Tensor:
         """``integer · factor`` in the state's dtype."""
         return cast(cast(integer, self.wide) * factor, self.like)
 
-    def increment(self, value: Tensor, factor: Any) -> Tensor:
-        """``round(value · factor)`` as integer."""
-        return cast((cast(value, self.wide) * factor).round_(), self.dtype)
+    def rounded(self, value: Tensor, factor: Any) -> Tensor:
+        """``round(value · factor)``, not yet in the container."""
+        return (cast(value, self.wide) * factor).round_()
 
     def split(self, integer: Tensor, bits: Any) -> tuple[Tensor, Tensor]:
         """Floor division by 2^bits: the quotient and the remainder as bytes."""
@@ -92,11 +98,7 @@ def power(bits: Any) -> Any:
 
 
 def fixed_point_for(
-    sensitivity: float,
-    readout: float,
-    dtype: torch.dtype,
-    device: torch.device,
-    scale: float = 1.0,
+    sensitivity: float, readout: float, dtype: torch.dtype, device: torch.device
 ) -> FixedPoint:
     """The resolution for a plan.
 
@@ -110,25 +112,68 @@ def fixed_point_for(
         Largest factor on a returned velocity.
     dtype, device
         Of the state.
-    scale : float
-        Typical magnitude of the state; the resolution is proportional to it.  It is
-        given, never read off the data: that would cost a synchronisation and make the
-        numerics depend on the batch.
 
     Returns
     -------
     FixedPoint
-        fx = 28 bits below ``scale`` (float64 container; |x| < 3e7, resolution 4e-9) or
-        44 (int64; |x| < 5e5, resolution 6e-14).
+        fx = 28 bits below the unit (resolution 4e-9 of it), or 44 for float64 (6e-14).
     """
     double = dtype == torch.float64
     # Devices without float64 get int64 states and float32 products.
     wide = torch.float32 if device.type == "mps" else torch.float64
-    fx = (44 if double else 28) - math.ceil(math.log2(scale))
-    gain = max(1.0, sensitivity, readout)
-    fu = fx + math.ceil(math.log2(gain))
+    fx = 44 if double else 28
+    fu = fx + math.ceil(math.log2(max(1.0, sensitivity, readout)))
     exact = double or wide == torch.float32
     return FixedPoint(fx, fu, torch.int64 if exact else torch.float64, dtype, wide)
+
+
+# One unit will do for samples and coordinates that differ by fewer bits than this.
+SPREAD = 8
+
+
+def unit_of(size: Tensor, double: bool = True) -> Tensor:
+    """The unit q in which a state of magnitudes ``size`` is measured.
+
+    Parameters
+    ----------
+    size : Tensor
+        |x|, or how far the velocity would carry, of the shape of the state.
+    double : bool
+        Whether the state is float64, which knows smaller numbers.
+
+    Returns
+    -------
+    Tensor
+        A 0-d tensor on the host, or one of the state's shape: each element is measured
+        by the largest of its sample (along the first axis) or of its coordinate (along
+        the last), whichever is less.
+    """
+    size = torch.nan_to_num(size.detach().double(), 0.0, 0.0)
+    if not size.numel():
+        return torch.ones((), dtype=torch.float64)
+    rows = size.flatten(1).amax(1) if size.ndim > 1 else size.amax().reshape(1)
+    rows = rows.reshape(-1, *[1] * (size.ndim - 1))
+    columns = size.reshape(-1, size.shape[-1]).amax(0) if size.ndim else size
+    # What is zero throughout has no magnitude of its own.
+    each = torch.minimum(nonzero(rows), nonzero(columns))
+    top, least = torch.stack(
+        [size.max(), each.min()]
+    ).tolist()  # one look at the device
+    if top == 0:
+        return torch.ones((), dtype=torch.float64)
+    if least >= top * 2.0**-SPREAD:
+        return power_above(torch.tensor(top, dtype=torch.float64), double)
+    return power_above(each.clamp(max=top), double).expand(size.shape).contiguous()
+
+
+def nonzero(size: Tensor) -> Tensor:
+    """Magnitudes, infinite where they are zero."""
+    return torch.where(size > 0, size, torch.inf)
+
+
+def power_above(size: Tensor, double: bool) -> Tensor:
+    """The next power of two, within what products with it leave room for."""
+    return torch.exp2(size.log2().ceil().clamp(-900 if double else -100, 900))
 
 
 def fingerprint(*integers: Tensor) -> Tensor:

@@ -32,14 +32,20 @@ SWAPPING = threading.RLock()  # held while modules that cannot be replicated are
 
 def modules_of(field: Any) -> list[nn.Module]:
     """All modules reachable from a field: a module, a bound method or a partial."""
+    owner = owner_of(field)
+    return [] if owner is None else list(owner.modules())
+
+
+def owner_of(field: Any) -> nn.Module | None:
+    """The module that a field is, or belongs to."""
     while isinstance(field, functools.partial):
         field = field.func
     owner = getattr(field, "__self__", field)
-    return list(owner.modules()) if isinstance(owner, nn.Module) else []
+    return owner if isinstance(owner, nn.Module) else None
 
 
 def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
-    """Modules with buffers that functions of a field refer to, registered nowhere."""
+    """Modules that functions of a field refer to, registered nowhere."""
     seen = {id(module) for module in known}
     todo = [field, *(value for module in known for value in referring(module))]
     hidden: list[nn.Module] = []
@@ -49,7 +55,7 @@ def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
             continue
         seen.add(id(value))
         if isinstance(value, nn.Module):
-            hidden += [value] if value._buffers else []
+            hidden.append(value)
             todo += [*value._modules.values(), *referring(value)]
         elif isinstance(value, functools.partial):
             todo += [value.func, *value.args, *value.keywords.values()]
@@ -60,6 +66,30 @@ def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
         elif type(value) in (list, tuple):
             todo += [v for v in value if isinstance(v, nn.Module) or callable(v)]
     return hidden
+
+
+class Copying(nn.Module):
+    """A field that is given copies of the state, since it writes into its input."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__()
+        self.field = field
+        # The module of a bound method: its parameters are found through this one.
+        self.owner = owner_of(field)
+
+    def forward(self, time: Any, x: Tensor, *args: Any) -> Tensor:
+        """Evaluate the field."""
+        copies = (a.clone() if getattr(a, "shape", 0) == x.shape else a for a in args)
+        return self.field(time, x.clone(), *copies)
+
+
+def protected(field: Field) -> Field:
+    """A field that cannot overwrite the state, though ``inplace=True`` is in it."""
+    modules = modules_of(field)
+    if not torch.compiler.is_compiling():  # which cannot follow references
+        modules += hidden_modules(field, modules)
+    writes = any(getattr(module, "inplace", False) is True for module in modules)
+    return Copying(field) if writes else field
 
 
 def referring(module: nn.Module) -> list[Any]:
@@ -108,7 +138,8 @@ class Weights:
 
     def __init__(self, field: Field) -> None:
         self.field, self.modules = field, modules_of(field)
-        self.hidden = hidden_modules(field, self.modules)
+        hidden = hidden_modules(field, self.modules)
+        self.hidden = [module for module in hidden if module._buffers]
         rigid = [m for module in self.modules if opaque(module)
                  for m in module.modules()]  # fmt: skip
         self.rigid = list({id(m): m for m in rigid}.values())
@@ -205,6 +236,10 @@ class Weights:
                     vars(module)["_parameters"] = parameters
                     vars(module)["_buffers"] = buffers
 
+    def noted(self) -> "NotedBuffers":
+        """What the buffers are now."""
+        return NotedBuffers([*self.modules, *self.hidden])
+
     def undisturbed(self) -> AbstractContextManager[Any]:
         """A context in which no other pass changes the modules of this one."""
         return SWAPPING if self.rigid or self.hidden else nullcontext()
@@ -255,6 +290,23 @@ class ScratchBuffers:
             vars(module)["_buffers"] = buffers
 
 
+class NotedBuffers:
+    """The buffers of modules as they are now, to return to."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.places = [
+            (module._buffers, name, buffer, buffer.clone())
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+
+    def undo(self) -> None:
+        """Return to what they were."""
+        for home, name, buffer, value in self.places:
+            home[name] = buffer.copy_(value)
+
+
 def autocast_state(device: torch.device) -> tuple[str, torch.dtype, bool] | None:
     """The precision context of a device type, to be entered again."""
     kind = device.type
@@ -282,6 +334,11 @@ class RandomStates:
             index = device.index
             index = torch.cuda.current_device() if index is None else index
             self.generators.append(torch.cuda.default_generators[index])
+        self.first = self.now()
+
+    def undo(self) -> None:
+        """Return to the states at the time this object was made."""
+        self.restore(self.first)
 
     def now(self) -> list[Tensor]:
         """The present states."""

@@ -20,22 +20,25 @@ Sander et al., ICML 2021, section 3.2, for momentum.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..checks import Number
 from ..monitor import untracked_leaf
 from ..plan.moves import Kick, Plan, Record, force
 from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
 from .cotangents import Cotangents, Graph, detached, differentiable
-from .fixed_point import fingerprint
+from .fixed_point import fingerprint, power_above, unit_of
 from .replay import (
     RandomStates,
     Weights,
     autocast_again,
     autocast_state,
+    protected,
     without_saved_tensor_hooks,
 )
 from .tape import KICK, RECORD, Integers, Packed, Step, compile_tape
@@ -49,10 +52,18 @@ UNFAITHFUL = (
     "another value when it was evaluated again (nondeterministic kernels, random "
     "numbers not drawn from torch's generators, parameters or buffers changed before "
     "the backward pass, spectral_norm in training mode), or the state left the range "
-    "of the grid (|x| < 3e7, or 5e5 in float64; pass a larger `scale` for large "
-    'states). gradient="backprop" evaluates nothing twice; gradient="checkpoint" needs '
-    "no grid"
+    "of the grid (3e7 times the size that it started with; give the largest size as "
+    'so.reversible(scale=...)). gradient="backprop" evaluates nothing twice; '
+    'gradient="checkpoint" needs no grid'
 )
+BEYOND = (
+    "the state left the range of the grid: it grew by more than 2^27 = 1e8 times the "
+    "size {size:.3g} that it started with. If it does not blow up, give its largest "
+    'size as so.reversible(scale=...), or use gradient="backprop" or "checkpoint", '
+    "which need no grid"
+)
+COARSER = 2.0**9  # by how much units grow where int64 was left
+SMALL = 2.0**-10  # where a start says little about what comes
 
 
 class Trace(NamedTuple):
@@ -60,6 +71,8 @@ class Trace(NamedTuple):
 
     Attributes
     ----------
+    unit : Tensor
+        The power of two that the integers are counted in, 0-d or one per element.
     begin : Tensor
         Fingerprint of the integers at the start.
     end : Packed
@@ -70,6 +83,7 @@ class Trace(NamedTuple):
         The tensors among the further arguments, detached.
     """
 
+    unit: Tensor
     begin: Tensor
     end: Packed
     random: dict[int, list[Tensor]]
@@ -93,19 +107,20 @@ class Run:
         field: Field,
         args: Sequence[Any],
         x: Tensor,
-        scale: float = 1.0,
+        scale: Number | None = None,
         keep: int = 0,
     ) -> None:
-        self.plan, self.field = plan, field
+        self.plan, self.field = plan, protected(field)
         self.tracked = torch.is_grad_enabled()
         self.arguments = Arguments(args)
-        self.weights = Weights(field)
+        self.weights = Weights(self.field)
         numbers = {id(n): n for move in plan for n in differentiable(move)}
         self.numbers = list(numbers.values())
         self.inputs = (*self.weights.originals, *self.arguments.tensors, *self.numbers)
         check_usable(x, self.inputs, self.weights.modules)
         self.versions = [version(i) for i in self.inputs]
-        self.tape = compile_tape(plan, x.dtype, x.device, scale)
+        self.tape = compile_tape(plan, x.dtype, x.device)
+        self.scale = scale
         self.autocast = autocast_state(x.device)
         # Graphs of the last forces, by move, and the leaves they hang on.
         replicable = not (self.weights.rigid or self.weights.hidden)
@@ -128,17 +143,78 @@ class Run:
         self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
     ) -> tuple[list[Tensor], Trace]:
         """Run the tape; return recorded positions and velocities, and the trace."""
-        state = Integers.load(self.tape, x, v)
+        unit = self.unit(x, v)
+        grid = self.tape.grid
+        if unit.ndim > 0:  # finer units for some within the range of the others
+            grid = replace(grid, dtype=torch.int64)
+        if grid.dtype != torch.int64:
+            # Floats beyond their range only lose exactness, and the way back says so.
+            return self.attempt(
+                Integers.load(grid, self.tape.parts, x, v, unit), arguments
+            )
+        # Integers wrap.  What grew too much is measured once more, first by the largest
+        # of all, then coarser than that, as long as its start is still resolved.
+        top, noted = unit.max(), (RandomStates(x.device), self.weights.noted())
+        for coarser in (top, top * COARSER, None):
+            state = Integers.load(grid, self.tape.parts, x, v, unit)
+            outputs, trace = self.attempt(state, arguments)
+            left, poison = cast(Tensor, state.left), cast(Tensor, state.poison)
+            if coarser is None:
+                left = left & (poison == 0)  # what is NaN anyway is no failure
+            if not bool(left.any()):
+                return outputs, trace
+            self.kept.clear()
+            for things in noted:
+                things.undo()
+            if coarser is not None:
+                unit = torch.where(left, torch.maximum(coarser, unit), unit)
+        raise RuntimeError(BEYOND.format(size=top.item()))
+
+    def unit(self, x: Tensor, v: Tensor) -> Tensor:
+        """What the state is measured in: chosen once, by how it starts."""
+        if self.scale is not None:
+            size = torch.as_tensor(self.scale, dtype=torch.float64).detach()
+            unit = power_above(size, x.dtype == torch.float64)
+            return unit.cpu() if unit.ndim == 0 else unit.to(x.device).expand(x.shape)
+        reach = self.tape.reach
+        size = torch.maximum(x.detach().abs(), reach * v.detach().abs()).double()
+        if size.numel() and bool(size.max() < SMALL):
+            # From rest at the origin: the first force says what is large.
+            value = self.first_force(x, v)
+            if value is not None:
+                size = torch.maximum(
+                    size, reach * self.tape.push * value.double().abs()
+                )
+        return unit_of(size, x.dtype == torch.float64)
+
+    def first_force(self, x: Tensor, v: Tensor) -> Tensor | None:
+        """The force at the start, evaluated without a trace, where there is one."""
+        kicks = (move for move in self.plan if isinstance(move, Kick))
+        kick = next(kicks, None)
+        if kick is None or self.weights.rigid or self.weights.hidden:
+            return None
+        generators = RandomStates(x.device)
+        with torch.no_grad():
+            seen = v.detach() if kick.velocity_copy else None
+            field = self.weights.replica()
+            value = force(field, kick, x.detach(), seen, self.arguments.args)
+        generators.undo()
+        return value
+
+    def attempt(
+        self, state: Integers, arguments: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Trace]:
+        """Run the tape from a state on the grid."""
         hashes = fingerprint(state.x, *state.velocities)
         leaves = self.new_leaves(arguments)
-        generators = RandomStates(x.device)
+        generators = RandomStates(state.x.device)
         rolls, random = generators.now(), {}
         last = self.last_forces()
         lasting = set(last)
         known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
         known |= {id(p) for p in self.weights.originals}
         outputs: list[Tensor] = []
-        value = x
+        value = state.x
         with self.undisturbed():
             field, before = self.field, contents_of(leaves.args)
             since = node_number() if self.tracked else 0
@@ -174,13 +250,16 @@ class Run:
         # A sample that overflows reverses to nonsense and needs no alarm: its gradients
         # are NaN, as with backprop.  The others are still compared.
         begin = (hashes * state.finite()).sum(1)
-        return outputs, Trace(begin, state.packed(), random, list(arguments))
+        unit = torch.as_tensor(state.unit, dtype=torch.float64)
+        trace = Trace(unit, begin, state.packed(), random, list(arguments))
+        return outputs, trace
 
     def rewind(
         self, trace: Trace, cotangents: Cotangents | None = None
     ) -> tuple[Integers, Leaves]:
         """Undo the tape from its end; return the state, checked against the start."""
-        state = Integers.unpacked(self.tape.grid, trace.end)
+        grid = replace(self.tape.grid, dtype=trace.end.x.dtype)
+        state = Integers.unpacked(grid, trace.unit, trace.end)
         alive = state.finite()
         generators = RandomStates(state.x.device)
         leaves = self.leaves if self.kept and self.leaves else None
@@ -332,7 +411,7 @@ def run_reversibly(
     v: Tensor,
     args: Sequence[Any] = (),
     *,
-    scale: float = 1.0,
+    scale: Number | None = None,
     keep: int = 0,
 ) -> list[tuple[Tensor, Tensor]]:
     """Run a plan on the grid; differentiate it by exact reversal.
@@ -348,8 +427,10 @@ def run_reversibly(
     args : tuple
         Tensors among them receive gradients, also those in lists, tuples and
         dictionaries.
-    scale : float, default 1.0
-        Typical magnitude of the state; the grid resolves 4e-9 of it (6e-14 in float64).
+    scale : float or Tensor, optional
+        Largest magnitude of the state, also per coordinate; the grid resolves 4e-9 of
+        it (6e-14 in float64).  By default it is read off the state at the start, sample
+        by sample and coordinate by coordinate where they differ.
     keep : int, default 0
         Keep the graphs of the last ``keep`` forces: more memory, fewer recomputed
         forces, the same gradients.

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from ..plan.moves import Damp, Drift, Kick, Plan, Record
-from .fixed_point import FixedPoint, fixed_point_for, power, samples
+from .fixed_point import FixedPoint, cast, fixed_point_for, power, samples
 
 KICK, DRIFT, DAMP, RECORD, PUSH, POP, SHIFT = range(7)
 BYTE = 8
 # A damp that destroys more than 32 bits costs more to remember than a float32 state.
 STRONGEST_DAMP = 2.0**-32
+RANGE = 2.0**61  # of int64: the sum of two such numbers does not wrap
 NAN = torch.iinfo(torch.int64).min  # stands for NaN among integers
 
 
@@ -33,7 +34,7 @@ class Step(NamedTuple):
     """One instruction: its code, its move's index and the numbers it needs."""
 
     code: int
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is not used
     part: int = 0  # 0 for v, 1 for the gap e of velocity copies
     factor: Any = None  # to integer increments; bits for push, pop and shift
     read: tuple[Any, ...] = ()  # factors from the integers of v and e to velocities
@@ -41,16 +42,28 @@ class Step(NamedTuple):
 
 
 class Tape(NamedTuple):
-    """Instructions, the grid they run on, and 1 for v or 2 for v and the gap e."""
+    """A compiled plan.
+
+    Attributes
+    ----------
+    steps : list of Step
+    grid : FixedPoint
+    parts : int
+        1 for v, 2 for v and the gap e.
+    reach : float
+        max |∂x_N/∂v_n|: how far a velocity carries.
+    push : float
+        Largest weight of the first force.
+    """
 
     steps: list[Step]
     grid: FixedPoint
     parts: int
+    reach: float
+    push: float
 
 
-def compile_tape(
-    plan: Plan, dtype: torch.dtype, device: torch.device, scale: float = 1.0
-) -> Tape:
+def compile_tape(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tape:
     """Compile a plan for states of a dtype and device.
 
     Raises
@@ -60,34 +73,39 @@ def compile_tape(
     """
     weights = host_weights(plan)
     parts = 1 + any(isinstance(m, Kick) and m.velocity_copy != 0 for m in plan)
-    reach = position_sensitivity(plan, weights)
-    grid = fixed_point_for(*reach, dtype, device, scale)
+    weights, units = changes_of_units(plan, weights)
+    reach, readout = position_sensitivity(plan, weights)
+    grid = fixed_point_for(reach, readout, dtype, device)
     fx, fu = 2.0**grid.fx, 2.0**grid.fu
     s: list[Any] = [1.0] * parts
     depth: list[list[Any]] = [[] for _ in range(parts)]
     steps: list[Step] = []
     origin = -1
 
-    def reads() -> tuple[Any, ...]:
-        return tuple(on(scale / fu, device) for scale in s)
+    def reads(c: Any) -> tuple[Any, ...]:
+        return tuple(on(scale * c / fu, device) for scale in s)
 
+    c: Any = 1.0
     for i, (move, w) in enumerate(zip(plan, weights, strict=True)):
+        before, c = c, units.get(i, c)
         if isinstance(move, Kick):
             origin = i if move.fresh else origin
             factor = tuple(on(w / scale * fu, device) for scale in s)
-            read = reads() if move.velocity_copy else ()
+            read = reads(c) if move.velocity_copy else ()
             steps.append(Step(KICK, i, 0, factor, read, origin))
         elif isinstance(move, Drift):
             factor = on(w * s[0] * (fx / fu), device)
-            steps.append(Step(DRIFT, i, 0, factor, reads()[:1]))
+            steps.append(Step(DRIFT, i, 0, factor, reads(c)[:1]))
         elif isinstance(move, Record):
-            steps.append(Step(RECORD, i, 0, None, reads()[:1]))
+            steps.append(Step(RECORD, i, 0, None, reads(c)[:1]))
         else:
             check_damp(w)
             for part in range(move.gap_only, parts):
-                steps.append(Step(DAMP, i, part, None, reads()))
+                steps.append(Step(DAMP, i, part, None, reads(before)))
                 s[part] = rebalance(s[part] * w, depth[part], steps, part, device)
-    return Tape(steps, grid, parts)
+    pushes = [w for m, w in zip(plan, weights, strict=True) if isinstance(m, Kick)]
+    push = largest(pushes[0]) if pushes else 0.0
+    return Tape(steps, grid, parts, reach, push)
 
 
 class Packed(NamedTuple):
@@ -104,33 +122,45 @@ class Integers:
     Parameters
     ----------
     grid : FixedPoint
-    x : Tensor
-        Integer positions.
-    velocities, stacks : list
-        Integers of v (and of e) and, for each, a list of byte tensors.
+    unit : Tensor
+        q, 0-d or of the shape of the state.
+    state : Packed
+        The integers and the bytes; they are changed in place.
     poison : Tensor or None
         In int64, which knows no NaN: 0 where all forces were finite, NaN elsewhere.
+
+    Attributes
+    ----------
+    left : Tensor or None
+        In int64, which wraps: where a number left the range so far.
     """
 
     def __init__(
-        self,
-        grid: FixedPoint,
-        x: Tensor,
-        velocities: list[Tensor],
-        stacks: list[list[Any]],
-        poison: Tensor | None = None,
+        self, grid: FixedPoint, unit: Tensor, state: Packed, poison: Tensor | None
     ) -> None:
-        self.grid, self.x, self.velocities = grid, x, velocities
-        self.stacks, self.poison = stacks, poison
+        self.grid, self.poison = grid, poison
+        self.x, self.velocities, self.stacks = state
+        self.unit: Any = unit.item() if unit.ndim == 0 else unit
+        self.left: Tensor | None = None
+        if poison is not None:
+            self.left = torch.zeros_like(poison, dtype=torch.bool)
+        narrow = torch.promote_types(grid.like, torch.float32)
+        self.to_position: Any = 2.0**-grid.fx * self.unit
+        if isinstance(self.to_position, Tensor):
+            self.to_position = self.to_position.to(narrow)
 
     @classmethod
-    def load(cls, tape: Tape, x: Tensor, v: Tensor) -> "Integers":
-        """Round a state to the grid of a tape."""
-        grid = tape.grid
-        parts = [grid.load(v, grid.fu)]
-        parts += [torch.zeros_like(parts[0]) for _ in range(tape.parts - 1)]
+    def load(
+        cls, grid: FixedPoint, parts: int, x: Tensor, v: Tensor, unit: Tensor
+    ) -> "Integers":
+        """Round a state to a grid, with v alone or with v and the gap e as parts."""
+        q: Any = unit.item() if unit.ndim == 0 else unit
         poison = 0 * (x + v).detach() if grid.dtype == torch.int64 else None
-        return cls(grid, grid.load(x, grid.fx), parts, [[] for _ in parts], poison)
+        velocities = [grid.load(v, 2.0**grid.fu / q)]
+        velocities += [torch.zeros_like(velocities[0]) for _ in range(parts - 1)]
+        stacks: list[list[Tensor]] = [[] for _ in velocities]
+        state = Packed(grid.load(x, 2.0**grid.fx / q), velocities, stacks)
+        return cls(grid, unit, state, poison)
 
     def packed(self) -> Packed:
         """The state as data; a poisoned position becomes the number ``NAN``."""
@@ -140,13 +170,14 @@ class Integers:
         return Packed(x, list(self.velocities), [list(s) for s in self.stacks])
 
     @classmethod
-    def unpacked(cls, grid: FixedPoint, end: Packed) -> "Integers":
+    def unpacked(cls, grid: FixedPoint, unit: Tensor, end: Packed) -> "Integers":
         """Rebuild from ``packed``; tensors are copied, since undoing overwrites."""
         x, velocities = end.x.clone(), [u.clone() for u in end.velocities]
         poison = None
         if grid.dtype == torch.int64:
             poison = torch.where(x == NAN, torch.nan, 0.0).to(grid.like)
-        return cls(grid, x, velocities, [list(s) for s in end.stacks], poison)
+        own = Packed(x, velocities, [list(s) for s in end.stacks])
+        return cls(grid, unit, own, poison)
 
     def finite(self) -> Tensor:
         """Whether the numbers of each sample are finite (no synchronisation)."""
@@ -157,38 +188,62 @@ class Integers:
 
     def position(self) -> Tensor:
         """The position x in the state's dtype."""
-        return self.poisoned(self.grid.position(self.x))
+        return self.poisoned(self.grid.position(self.x, self.to_position))
 
     def velocity(self, read: Sequence[Any], part: int = 0) -> Tensor:
         """The velocity (or the gap, part 1) in the state's dtype."""
         return self.number(self.velocities[part], read[part])
 
     def number(self, integer: Tensor, factor: Any) -> Tensor:
-        """``integer · factor`` in the state's dtype, NaN where poisoned."""
-        return self.poisoned(self.grid.read(integer, factor))
+        """``q · integer · factor`` in the state's dtype, NaN where poisoned."""
+        return self.poisoned(self.grid.read(integer, factor * self.unit))
 
     def poisoned(self, value: Tensor) -> Tensor:
         """The value, NaN where poisoned."""
         return value if self.poison is None else value.add_(self.poison)
 
+    def add(self, integers: Tensor, value: Tensor, factor: Any, sign: int) -> None:
+        """Add ``round(value · factor)``, watching the range of int64."""
+        change = self.grid.rounded(value, factor)
+        if self.left is None:
+            integers.add_(cast(change, self.grid.dtype), alpha=sign)
+            return
+        # The increment of a force that is NaN or infinite is 0 in both passes: the
+        # poison says what it was.
+        change = torch.nan_to_num(change, 0.0, 0.0, 0.0)
+        integers.add_(cast(change, torch.int64), alpha=sign)
+        self.watch(integers, change)
+
+    def watch_shift(self, integer: Tensor, bits: Any) -> None:
+        """The same before bits come in from below."""
+        if self.left is not None:
+            self.watch(integer * power(bits))
+
+    def watch(self, *numbers: Tensor) -> None:
+        """Note whether any of these is so large that a sum of two could wrap."""
+        if self.left is not None:
+            for number in numbers:
+                self.left = self.left | (number.abs() >= RANGE)
+
     def other(self, step: Step, copy: int) -> Tensor:
         """The velocity v ∓ e that a kick of the copy v ± e sees, as integer."""
         v, e = self.velocities
         ratio = step.read[1] / step.read[0]
-        return v - copy * self.grid.increment(e, ratio)
+        return v - copy * cast(self.grid.rounded(e, ratio), self.grid.dtype)
 
     def kick(self, step: Step, copy: int, value: Tensor, sign: int) -> None:
         """Add or take back a force."""
-        push = self.grid.increment
         if not copy:
-            self.velocities[0].add_(push(value, step.factor[0]), alpha=sign)
+            self.add(self.velocities[0], value, step.factor[0] / self.unit, sign)
         else:
             # Three shears instead of v += k, e ±= k: what the kick saw must be the
             # same integer after it, or the way back would see other bits.
             seen = self.other(step, copy)
-            self.velocities[1].add_(push(value, step.factor[1]), alpha=sign * copy)
+            factor = step.factor[1] / self.unit
+            self.add(self.velocities[1], value, factor, sign * copy)
             self.velocities[0] = seen
             self.velocities[0] = self.other(step, -copy)
+            self.watch(seen, self.velocities[0])
         if self.poison is not None:
             self.poison.add_(value, alpha=0)  # 0 · inf and 0 · NaN are NaN
 
@@ -197,13 +252,15 @@ class Integers:
         code, part, grid = step.code, step.part, self.grid
         u, stack = self.velocities[part], self.stacks[part]
         if code == DRIFT:
-            self.x.add_(grid.increment(self.velocities[0], step.factor), alpha=sign)
+            self.add(self.x, self.velocities[0], step.factor, sign)
         elif code == (PUSH if sign > 0 else POP):
             self.velocities[part], low = grid.split(u, step.factor)
             stack.append(low)
         elif code == (POP if sign > 0 else PUSH):
+            self.watch_shift(u, step.factor)
             self.velocities[part] = grid.join(u, stack.pop(), step.factor)
         elif code == SHIFT and sign > 0:
+            self.watch_shift(u, step.factor)
             self.velocities[part] = grid.join(u, None, step.factor)
         elif code == SHIFT:  # what came in were zeros
             self.velocities[part] = grid.split(u, step.factor)[0]
@@ -284,6 +341,38 @@ def host_weights(plan: Plan) -> list[Any]:
         numbers = torch.stack([w.double().reshape(()) for w in scalars.values()])
         values |= dict(zip(scalars, numbers.tolist(), strict=True))
     return [values[id(w)] if isinstance(w, Tensor) else float(w) for w in weights]
+
+
+def changes_of_units(
+    plan: Plan, weights: Sequence[Any]
+) -> tuple[list[Any], dict[int, Any]]:
+    """The weights with p = m v measured in powers of two next to m.
+
+    Masses are a matter of units: so measured, p is of the size of v, however light or
+    heavy things are, and the change between the two is a factor between 1/2 and 1.
+
+    Returns
+    -------
+    weights : list
+        Of the plan in which the velocity slot holds v/c.
+    units : dict of int to number
+        c from that move on.
+    """
+    found, units = [], {}
+    c: Any = 1.0
+    for i, (move, w) in enumerate(zip(plan, weights, strict=True)):
+        if isinstance(move, Kick):
+            w = w / c
+        elif isinstance(move, Drift | Record):
+            w = w * c
+        elif move.units:
+            size = torch.as_tensor(w, dtype=torch.float64).abs().log2().ceil()
+            power_of_two = torch.exp2(size.clamp(-900, 900))
+            near = power_of_two if isinstance(w, Tensor) else power_of_two.item()
+            units[i] = c = c * near
+            w = w / near
+        found.append(w)
+    return found, units
 
 
 def position_sensitivity(plan: Plan, weights: Sequence[Any]) -> tuple[float, float]:

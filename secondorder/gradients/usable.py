@@ -57,7 +57,9 @@ def check_grads(outputs: Sequence[Tensor | None]) -> None:
             'gradient="reversible" has first derivatives only (`create_graph=True` '
             'was asked for); use gradient="backprop" for higher derivatives'
         )
-    if torch._C._are_functorch_transforms_active():
+    functorch = torch._C._functorch
+    batched = (functorch.is_batchedtensor, functorch.is_legacy_batchedtensor)
+    if any(g is not None and kind(g) for g in outputs for kind in batched):
         raise RuntimeError(
             'gradient="reversible" takes one gradient at a time, but '
             "`is_grads_batched=True` or `vectorize=True` was asked for; leave it out, "

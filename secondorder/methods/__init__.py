@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-def find_method(value: Any) -> Any:
+def find_method(value: Any) -> Method:
     """The method of a name; a method itself is returned."""
     if isinstance(value, str):
         for table in (METHODS, ADAPTIVE, SOLVERS):
@@ -76,6 +76,7 @@ def check_fit(
     )
     check_options(method, options)
     check_system(method, problem.system)
+    problem.system.check_numbers()
     check_route(method, gradient, problem)
     if problem.t.ndim == 2 and not method.per_sample_times:
         raise ValueError(

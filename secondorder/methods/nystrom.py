@@ -169,7 +169,7 @@ def nystrom_step(
     def step(t: Tensor, h: Any, state: Any) -> Any:
         x, v, g = state
         times = (t + h * nodes).to(like).unbind()
-        grow = growth(h) if damped else None
+        grow: Any = growth(h) if damped else None
         slope = v + own * x if damped else v
         h = h.to(like) if h.requires_grad else h.item()
         forces: list[Tensor] = []
@@ -198,7 +198,7 @@ def nystrom_step(
     return step
 
 
-def combine(weights: Tensor, forces: Sequence[Tensor]) -> Tensor:
+def combine(weights: Tensor, forces: list[Tensor]) -> Tensor:
     """Σ_i w_i F_i, one sum for each row of weights."""
     total = weights @ torch.stack(forces).reshape(len(forces), forces[0].numel())
     return total.reshape((*weights.shape[:-1], *forces[0].shape))

@@ -202,8 +202,8 @@ def first_step(
         h = 0.01 * d0 / d1 if usable else 1e-6
         h = min(h, abs(clock[-1] - clock[0]))
         probe = tuple(a + sign * h * b for a, b in zip(y, slope, strict=True))
-        change = derivative(clock[0] + sign * h, probe)
-        change = tuple(b - a for a, b in zip(slope, change, strict=True))
+        ahead = derivative(clock[0] + sign * h, probe)
+        change = tuple(b - a for a, b in zip(slope, ahead, strict=True))
         bend = max(d1, control.size(change, y, y) / h)
     if not math.isfinite(bend):
         return h

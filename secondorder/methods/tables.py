@@ -56,9 +56,9 @@ def interleave(first: Sequence[float], second: Sequence[float]) -> list[float]:
 # Blanes & Moan 2002, table 3: SRKN 6 (order 4), SRKN 11 and 14 (order 6).  The middle
 # coefficient, or the last of the list without one, follows from consistency.
 _BM4_B = remainder((0.0829844064174052, 0.396309801498368, -0.0390563049223486))
-_BM4_A = (0.245298957184271, 0.604872665711080)
+_BM4_A: tuple[float, ...] = (0.245298957184271, 0.604872665711080)
 _BM4_A = (*_BM4_A, 0.5 - sum(_BM4_A))
-_BM6_B = (
+_BM6_B: tuple[float, ...] = (
     0.0414649985182624,
     0.198128671918067,
     -0.0400061921041533,
@@ -86,7 +86,7 @@ _BM14_A = remainder(
         -0.00879424312851058,
     )
 )
-_BM14_B = (
+_BM14_B: tuple[float, ...] = (
     0.09171915262446165,
     0.183983170005006,
     -0.05653436583288827,

@@ -8,6 +8,7 @@ from a plain pair (x, v).
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -101,7 +102,8 @@ def run_reversibly(
     run = Remembering((*plan, Record()), field, args, x)
     ((x_end, v_end),) = run.start(x, v)
     grid, trace = run.tape.grid, cast(Trace, run.trace)
-    start = Integers.load(run.tape, x, v)
+    grid = replace(grid, dtype=trace.end.x.dtype)
+    start = Integers.load(grid, run.tape.parts, x, v, trace.unit)
     with torch.no_grad():
         read = (2.0**-grid.fu,)
         rounded = x - start.position(), v - start.velocity(read)
@@ -143,7 +145,9 @@ def undo(
 
 def check_unedited(run: Run, state: State) -> None:
     """Raise where somebody has changed x or v of a state."""
-    end = Integers.unpacked(run.tape.grid, state.trace.end)
+    trace = state.trace
+    grid = replace(run.tape.grid, dtype=trace.end.x.dtype)
+    end = Integers.unpacked(grid, trace.unit, trace.end)
     last = run.tape.steps[-1]
     x, v = end.position(), end.velocity(last.read)
     for name, found, kept in (("x", state.x, x), ("v", state.v, v)):

@@ -19,14 +19,14 @@ from .. import checks
 from ..checks import Number
 from ..gradients import GRADIENTS, Gradient, find_gradient
 from ..plan import Plan, momentum_plan
-from ..systems.equations import register_number
+from ..systems.numbers import WithNumbers, register_number
 from .invert import State, initial_velocity, invert, run_reversibly
 from .second_order_ode import set_velocity
 
 Blocks = Iterable[Callable[..., Tensor]]
 
 
-class MomentumNet(nn.Module):
+class MomentumNet(WithNumbers):
     """The Momentum ResNet v ← γ v + (1−γ) f_n(x), x ← x + v over its blocks f_n.
 
     Parameters
@@ -61,6 +61,9 @@ class MomentumNet(nn.Module):
     ----------
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (3).
     """
+
+    number_names = ("gamma",)
+    gamma: Number
 
     def __init__(
         self,
@@ -124,6 +127,7 @@ class MomentumNet(nn.Module):
 
     def plan(self, x: Tensor, marks: Sequence[int] = ()) -> Plan:
         """The moves of the network, with records after the layers in ``marks``."""
+        self.check_numbers()
         return momentum_plan(self.gamma, len(self.blocks), marks)
 
     def with_arguments(self, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...]]:

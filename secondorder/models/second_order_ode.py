@@ -8,7 +8,7 @@ ICML 2021, eq. (5).
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +16,28 @@ from torch import Tensor, nn
 from .. import checks
 from ..checks import Number
 from ..gradients import GRADIENTS, Gradient, find_gradient
-from ..methods import METHODS, Method, check_fit, check_system, find_method
+from ..methods import METHODS, Method, Splitting, check_fit, check_system, find_method
 from ..plan import Plan, compile_map
 from ..solution import Solution
 from ..systems import Problem, SecondOrder, System, epsilon_from_gamma
-from ..systems.equations import register_number
+from ..systems.numbers import Positive, WithNumbers, register_number
 from .invert import State, initial_velocity, invert, run_reversibly
 
 
-class SecondOrderODE(nn.Module):
+class SecondOrderODE(WithNumbers):
     """The map x ↦ x(t1) of a second-order neural ODE, ε ẍ + ẋ = f(t, x).
 
     Parameters
     ----------
     field : callable
         ``field(t, x, *args) -> f``, ``f.shape == x.shape``; see ``Autonomous``.
-    epsilon : float, Tensor or nn.Parameter, default 1.0
-        ε > 0; a Parameter is learned.
+    epsilon : float, Tensor, nn.Parameter or Positive, default 1.0
+        ε > 0; a Parameter is learned, and ``so.Positive(0.5)`` in such a way that it
+        stays positive.
     gamma : float or nn.Parameter, optional
         Instead of ``epsilon``: the momentum of one step, in [0, 1).  ε follows from
         the method's rule, h/(1−γ) for ``"momentum"``, −h/ln γ for the others.
-    t1 : float or nn.Parameter, default 1.0
+    t1 : float, nn.Parameter or Positive, default 1.0
         Final time, not 0; a Parameter is learned.
     steps : int, default 10
         Number of steps, h = t1/steps, of a fixed-step method; adaptive methods choose
@@ -66,13 +67,17 @@ class SecondOrderODE(nn.Module):
     Sander et al., ICML 2021, eq. (5).
     """
 
+    number_names = ("gamma", "t1")
+    t1: Number
+    gamma: Number | None
+
     def __init__(
         self,
         field: Callable[..., Tensor],
         *,
-        epsilon: Number = 1.0,
+        epsilon: Number | Positive = 1.0,
         gamma: Number | None = None,
-        t1: Number = 1.0,
+        t1: Number | Positive = 1.0,
         steps: int = 10,
         method: str | Method = "verlet",
         gradient: str | Gradient | Callable[..., Any] = "backprop",
@@ -86,7 +91,7 @@ class SecondOrderODE(nn.Module):
         self.system = SecondOrder(field, epsilon)
         set_velocity(self, velocity)
         check_system(self.method, self.system)
-        self.gamma: Number | None = None
+        self.gamma = None
         if gamma is not None:
             if isinstance(epsilon, Tensor) or epsilon != 1.0:
                 raise ValueError(
@@ -117,8 +122,8 @@ class SecondOrderODE(nn.Module):
         if self.gamma is None:
             return self.system
         rule = getattr(self.method, "rule", "exponential")
-        h = abs(self.t1 / self.steps)
-        return SecondOrder(self.field, epsilon_from_gamma(self.gamma, h, rule))
+        h: Any = self.t1 / self.steps
+        return SecondOrder(self.field, epsilon_from_gamma(self.gamma, abs(h), rule))
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Return x(t1), the shape of ``x``.
@@ -138,6 +143,7 @@ class SecondOrderODE(nn.Module):
 
     def solve(self, x: Tensor, intervals: int, args: tuple[Any, ...]) -> Solution:
         """Solve to t1 through so many intervals."""
+        self.check_numbers()
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
         problem = Problem(
             self.dynamics(), x, v, self.times(x, intervals), args, gamma=self.momentum
@@ -158,7 +164,7 @@ class SecondOrderODE(nn.Module):
     @property
     def momentum(self) -> Number | None:
         """γ as a number of the plan, where it was given and time runs forward."""
-        learned = isinstance(self.t1, nn.Parameter)
+        learned = isinstance(self.t1, Tensor) and self.t1.requires_grad
         return self.gamma if self.step > 0 and not learned else None
 
     def plan(self, x: Tensor) -> Plan:
@@ -168,9 +174,10 @@ class SecondOrderODE(nn.Module):
                 f"`method` {self.method.name!r} cannot be reversed; choose one of "
                 f"{[*METHODS]}"
             )
-        gamma = self.momentum if self.method.whole_relaxation else None
-        t = self.times(x, 1)
-        return compile_map(self.method, self.dynamics(), t, [self.steps], x, gamma)
+        self.check_numbers()
+        table, t = cast(Splitting, self.method), self.times(x, 1)
+        gamma = self.momentum if table.whole_relaxation else None
+        return compile_map(table, self.dynamics(), t, [self.steps], x, gamma)
 
     def state(self, x: Tensor, *args: Any) -> State:
         """Return the ``State`` at t1: x, v and all that is needed to come back."""
@@ -189,8 +196,10 @@ class SecondOrderODE(nn.Module):
         )
 
 
-def check_horizon(t1: Any) -> Number:
+def check_horizon(t1: Any) -> Any:
     """Return a final time that is a finite number other than 0, or raise."""
+    if isinstance(t1, Positive):
+        return t1
     if not isinstance(t1, Tensor):
         t1 = float(t1)
     value = checks.as_float(t1)

@@ -15,7 +15,7 @@ of the library, by ``so.plan.walk`` in floating point or by any gradient route:
 >>> x, v = torch.ones(1), torch.zeros(1)
 >>> states = so.reversible(10 * step, field, x, v)
 >>> len(states), round(states[-1][0].item(), 2)
-(10, 0.54)
+(10, 0.55)
 >>> so.plan.log_determinant(10 * step)  # of the whole map, for any field
 -0.1005
 """

@@ -115,8 +115,9 @@ def compile_map(
     moves = tuple(move for move in plan if not isinstance(move, Record))
     last = plan[-1]
     # Methods that carry p = m v record v = p/m: here a move like any other.
-    leave = isinstance(last, Record) and not is_one(last.scale)
-    return (*moves, Damp(last.scale)) if leave else moves
+    if isinstance(last, Record) and not is_one(last.scale):
+        return (*moves, Damp(last.scale, units=True))
+    return moves
 
 
 def momentum_plan(gamma: Number, layers: int, marks: Sequence[int] = ()) -> Plan:
@@ -169,7 +170,7 @@ class Momentum(NamedTuple):
 
     def enter(self) -> list[Move]:
         """The move v ↦ p."""
-        return [] if self.mass is None else [Damp(self.mass)]
+        return [] if self.mass is None else [Damp(self.mass, units=True)]
 
     def of_velocity(self, v: Tensor) -> Tensor:
         """Return p."""

@@ -20,7 +20,7 @@ Two refinements of the kick keep everything else unchanged:
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -47,10 +47,14 @@ class Drift(NamedTuple):
 
 
 class Damp(NamedTuple):
-    """v ← weight · v, and e with it; with ``gap_only`` e ← weight · e alone."""
+    """v ← weight · v, and e with it; with ``gap_only`` e ← weight · e alone.
+
+    ``units`` marks a change of units, between v and p = m v: it erases nothing.
+    """
 
     weight: Number
     gap_only: bool = False
+    units: bool = False
 
 
 class Record(NamedTuple):
@@ -68,10 +72,29 @@ def force(
 ) -> Tensor:
     """Evaluate the force of a kick and check what the field returned."""
     where = () if velocity is None else (velocity,)
+    before = versions(x, *where)
     value = checked(field(kick.time, x, *where, *args), kick, x)
+    if versions(x, *where) != before:
+        raise RuntimeError(
+            f"{whose(kick)} wrote into the state that it was given, which the moves "
+            "after it need; leave out in-place operations on its input (x.relu_(), "
+            "x += ...), or let it start with x = x.clone()"
+        )
     if kick.inner is not None:
         value = checked(field(kick.time, x + kick.inner * value, *args), kick, x)
     return value
+
+
+def versions(*state: Tensor) -> list[int]:
+    """How often the parts of a state were written into, where that can be seen."""
+    if torch.compiler.is_compiling() or any(part.is_inference() for part in state):
+        return []
+    return [part._version for part in state]
+
+
+def whose(kick: Kick) -> str:
+    """What evaluates the force of a kick, for messages."""
+    return f"block {kick.time}" if isinstance(kick.time, int) else "`field`"
 
 
 def checked(value: Any, kick: Kick, x: Tensor) -> Tensor:
@@ -79,10 +102,10 @@ def checked(value: Any, kick: Kick, x: Tensor) -> Tensor:
     if isinstance(value, Tensor) and value.shape == x.shape:
         return value
     got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    where = f"block {kick.time}" if isinstance(kick.time, int) else "`field`"
     raise ValueError(
-        f"{where} returned {got} for a state of shape {tuple(x.shape)}; a second-order "
-        "model adds forces to states, so it must return a tensor of the state's shape"
+        f"{whose(kick)} returned {got} for a state of shape {tuple(x.shape)}; a "
+        "second-order model adds forces to states, so it must return a tensor of the "
+        "state's shape"
     )
 
 
@@ -116,10 +139,10 @@ def walk(
     last : tuple
         ``(x, v, e)`` at the end; ``e`` is None without velocity copies.
     """
-    records, push = [], None
+    records: list[tuple[Tensor, Tensor]] = []
+    push: Any = None
     for move in plan:
-        kind = type(move)
-        if kind is Kick:
+        if isinstance(move, Kick):
             if move.fresh:
                 seen = None
                 if move.velocity_copy:
@@ -133,10 +156,10 @@ def walk(
             kick = move.weight * push
             v = v + kick
             if move.velocity_copy:
-                e = e + move.velocity_copy * kick
-        elif kind is Drift:
+                e = cast(Tensor, e) + move.velocity_copy * kick
+        elif isinstance(move, Drift):
             x = shear(x, v, move.weight)
-        elif kind is Damp:
+        elif isinstance(move, Damp):
             if not move.gap_only:
                 v = move.weight * v
             if e is not None:
@@ -170,7 +193,7 @@ def reverse(plan: Sequence[Move]) -> Plan:
         elif isinstance(move, Drift):
             undone.append(Drift(-move.weight))
         elif isinstance(move, Damp):
-            undone.append(Damp(1 / move.weight, move.gap_only))
+            undone.append(move._replace(weight=1 / move.weight))
         else:
             undone.append(move)
     return tuple(undone)

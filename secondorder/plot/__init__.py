@@ -1,6 +1,7 @@
 """Pictures: every function takes data and an Axes, and returns the Axes.
 
-    motion   trajectories over depth, phase portraits, vector fields with nullclines
+    motion   trajectories over depth, phase portraits, paths in a plane of coordinates,
+             vector fields with nullclines
     linear   response curves Ψ(θ), thresholds, branches of layers
     targets  spectra against the representable region, probabilities, losses and floors
     cost     memory against depth, error against work
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .linear import response_curve as response_curve
     from .linear import threshold_curve as threshold_curve
     from .motion import phase_portrait as phase_portrait
+    from .motion import plane as plane
     from .motion import trajectories as trajectories
     from .motion import vector_field as vector_field
     from .targets import representable_probability as representable_probability
@@ -33,6 +35,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
 PARTS = {
     "trajectories": "motion",
     "phase_portrait": "motion",
+    "plane": "motion",
     "vector_field": "motion",
     "response_curve": "linear",
     "threshold_curve": "linear",

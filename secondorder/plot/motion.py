@@ -1,55 +1,99 @@
-"""Motion: positions over depth, and the plane of position and velocity.
+"""Motion: positions over depth, paths in a plane, and the field behind them.
 
-A second-order system x' = v, v' = a(t, x, v) is a vector field on the plane (x, v).
-There its paths never cross (while nothing depends on t), although x(t) may: that is
-how −x³ becomes possible.  The nullclines v = 0 and a = 0 meet at the points of rest.
+A second-order system x' = v, v' = a(t, x, v) of one coordinate is a vector field on the
+plane (x, v).  There its paths never cross (while nothing depends on t), although x(t)
+may: that is how −x³ becomes possible.  The nullclines v = 0 and a = 0 meet at the
+points of rest.  A system of d coordinates has a field on 2d axes instead, of which
+``plane`` shows two.
 """
 
-from collections.abc import Iterable
-from typing import TypeAlias
+import operator
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.typing import ColorType
-from torch import nn
 
-from .style import COLORS, SEQUENTIAL, Array, Numbers, array, axes, curves, legend
+from .states import (
+    Solved,
+    System,
+    axes_and_rest,
+    choose,
+    choose_some,
+    couples,
+    is_coordinates,
+    is_solved,
+    samples,
+    slopes,
+    split,
+    subscript,
+    times,
+)
+from .style import (
+    COLORS,
+    LINES,
+    MARKERS,
+    SEQUENTIAL,
+    Array,
+    Numbers,
+    array,
+    legend,
+    line_properties,
+    pairs,
+    with_gaps,
+)
+from .style import axes as axes_or_new
 
 Interval: TypeAlias = tuple[float, float]
 
 
 def trajectories(
-    t: Numbers,
-    x: Numbers,
+    t: Numbers | Solved,
+    x: Numbers | None = None,
     ax: Axes | None = None,
     *,
+    coordinate: int | Sequence[int] | None = None,
+    coordinates: bool | None = None,
     color: ColorType | None = None,
     label: str | None = None,
+    **style: Any,
 ) -> Axes:
-    """Draw x(t) over depth, each curve coloured by where it starts.
+    """Draw x(t) over depth, each sample coloured by where it starts.
 
     Parameters
     ----------
-    t : Tensor or array, shape (n,)
-    x : Tensor or array, shape (n, ...)
-        Each index of the later axes is one curve.
+    t : Tensor or array, shape (n,) or (batch, n); or Solution
+        Times; with one grid per sample if ``x`` is ``(n, batch, ...)``.  A Solution (or
+        anything with ``t``, ``x`` and ``v``) takes the place of ``t`` and ``x``.
+    x : Tensor or array, shape (n, ..., d)
+        The last axis holds the coordinates of a state, the axes between are samples.
+        A state of several coordinates has one line style per coordinate, and a legend
+        x₁, x₂, ...  **Two axes** ``(n, k)`` are k samples of one coordinate, unless
+        ``coordinates`` or ``coordinate`` says otherwise or they are a Solution's.
     ax : matplotlib Axes, optional
         Default: the axes of a new figure.
+    coordinate : int or sequence of int, optional
+        Draw this coordinate, or these, counted from 0.
+    coordinates : bool, optional
+        Whether the last axis holds coordinates; if not, all later axes are samples.
     color : matplotlib colour, optional
         One colour for all curves, instead of the colours by starting point.
     label : str, optional
         Legend entry of the whole bundle.
+    **style
+        Properties of the lines, such as ``linewidth`` or ``alpha``.
 
     Returns
     -------
     matplotlib Axes
+        What is NaN or infinite is a gap.
 
     Raises
     ------
     ValueError
-        If ``x`` does not have one entry per time.
+        If ``x`` does not have one entry per time, or nothing is finite.
 
     Examples
     --------
@@ -58,83 +102,213 @@ def trajectories(
     >>> x = torch.linspace(-1, 1, 5) * torch.cos(t).unsqueeze(1)
     >>> so.plot.trajectories(t, x).get_xlabel()
     'depth t'
+
+    Two coordinates of one state, from a solution:
+
+    >>> spring = so.Newton(lambda t, x: -x)
+    >>> sol = so.odeint(spring, (torch.tensor([1.0, 2.0]), None), t)
+    >>> [text.get_text() for text in so.plot.trajectories(sol).get_legend().get_texts()]
+    ['x₁', 'x₂']
     """
-    t = curves(t, "t")[:, 0]
-    x = curves(x, "x", len(t))
-    ax = axes(ax)
-    for curve, shade in zip(x.T, start_colors(x[0], color), strict=True):
-        ax.plot(t, curve, color=shade, linewidth=1.4, label=label)
-        label = None  # one legend entry for the bundle
-    ax.set(xlabel="depth t", ylabel="position x(t)")
+    solved = is_solved(t)
+    x, ax = axes_and_rest(solved, "x", x, ax)
+    if is_solved(t):
+        x, t = t.x, t.t
+    x = samples(x, "x", solved)
+    t = with_gaps(times(t, x), "t")
+    if len(t) != len(x):
+        raise ValueError(
+            f"`x` must have shape ({len(t)}, ...), one entry per time on the first "
+            f"axis, got {x.shape}"
+        )
+    per_sample = t.shape[1] > 1
+    last = is_coordinates(x, coordinates, coordinate, solved and not per_sample)
+    x = split(x, bool(last))
+    d = x.shape[2]
+    chosen = choose_some(coordinate, d)
+    x = with_gaps(x[:, :, chosen], "x")
+    t = np.repeat(t, x.shape[1] // t.shape[1], axis=1)
+    pairs("t", t[:, :, None], "x", x)
+    ax, style = axes_or_new(ax), line_properties(style)
+    shades = start_colors(x[0, :, 0], style.pop("color", color))
+    for sample, shade in enumerate(shades):
+        for k, name in enumerate(coordinate_names(chosen, label)):
+            look = coordinate_look(k, len(t)) | {"color": shade, "linewidth": 1.4}
+            text = name if sample == 0 else None  # one legend entry for the bundle
+            ax.plot(t[:, sample], x[:, sample, k], **look | style, label=text)
+    which = subscript(chosen[0]) if d > 1 and len(chosen) == 1 else ""
+    ax.set(xlabel="depth t", ylabel=f"position x{which}(t)")
     ax.margins(x=0)
     return legend(ax, loc="best")
 
 
 def phase_portrait(
-    x: Numbers,
-    v: Numbers,
+    x: Numbers | Solved,
+    v: Numbers | None = None,
     ax: Axes | None = None,
     *,
-    system: nn.Module | None = None,
+    system: System | None = None,
     t: float = 0.0,
+    coordinate: int | None = None,
+    coordinates: bool | None = None,
     color: ColorType | None = None,
     label: str | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw paths in the plane of position and velocity, with the field behind them.
 
     Parameters
     ----------
-    x, v : Tensor or array, shape (n, ...)
-        Positions and velocities; each index of the later axes is one path.
+    x, v : Tensor or array, shape (n, ..., 1); or a Solution in place of both
+        Positions and velocities; each index of the axes between is one path.  **Two
+        axes** ``(n, k)`` are k paths of one coordinate, unless ``coordinates`` or
+        ``coordinate`` says otherwise, they are a Solution's, or ``system`` couples
+        them.  States of several coordinates ``(n, ..., d)`` need ``coordinate``.
     ax : matplotlib Axes, optional
     system : SecondOrder, Newton or Acceleration, optional
-        Draw its vector field and nullclines at time ``t`` (see ``vector_field``); for
-        states of one coordinate, ``(..., 1)``.
+        Draw its vector field and nullclines at time ``t`` (see ``vector_field``).  For
+        states of several coordinates there is no such field on a plane, and none is
+        drawn.
     t : float, default 0.0
+    coordinate : int, optional
+        Draw the plane (x_k, v_k) of this coordinate, counted from 0.
+    coordinates : bool, optional
+        Whether the last axis holds coordinates; if not, all later axes are samples.
     color : matplotlib colour, optional
         One colour for all paths, instead of the colours by starting position.
     label : str, optional
         Legend entry of the whole bundle.
+    **style
+        Properties of the lines, such as ``linewidth`` or ``alpha``.
 
     Returns
     -------
     matplotlib Axes
-        A dot marks each start, a square each end.
+        A dot marks each start, a square each end.  What is NaN or infinite is a gap.
 
     Raises
     ------
     ValueError
-        If ``x`` and ``v`` have different shapes.
+        If ``x`` and ``v`` have different shapes, hold several coordinates of which none
+        is chosen (``plane`` draws two of them), or nothing is finite.
 
     Examples
     --------
     >>> import torch, secondorder as so
     >>> system = so.Newton(lambda t, x: -x, damping=0.2)
     >>> start = (torch.tensor([[1.0], [2.0]]), None)
-    >>> x, v = so.odeint(system, start, torch.linspace(0, 10, 101))
-    >>> so.plot.phase_portrait(x, v, system=system).get_ylabel()
+    >>> solution = so.odeint(system, start, torch.linspace(0, 10, 101))
+    >>> so.plot.phase_portrait(solution, system=system).get_ylabel()
     'velocity v'
     """
-    x, v = curves(x, "x"), curves(v, "v", len(x))
+    solved = is_solved(x)
+    v, ax = axes_and_rest(solved, "v", v, ax)
+    own_times = False
+    if is_solved(x):
+        own_times, v, x = np.ndim(x.t) == 2, x.v, x.x
+    x = samples(x, "x", solved)
+    v = samples(v, "v", solved, len(x))
     if x.shape != v.shape:
         raise ValueError(
             f"`x` and `v` must have the same shape, got {x.shape} and {v.shape}"
         )
-    ax = axes(ax)
-    if system is not None:
+    last = is_coordinates(x, coordinates, coordinate, solved and not own_times)
+    if last is None:
+        last = system is not None and couples(system, t, x, v)
+    x, v = split(x, last), split(v, last)
+    d = x.shape[2]
+    if d > 1 and coordinate is None:
+        raise ValueError(
+            f"`x` has states of {d} coordinates, and their phase space {2 * d} axes: "
+            "choose the plane of one position and velocity by coordinate=0, ..., "
+            f"{d - 1}, or draw the path of two positions by so.plot.plane(x). If the "
+            "last axis holds samples of one coordinate, say coordinates=False"
+        )
+    k = 0 if coordinate is None else choose(coordinate, d)
+    x, v = with_gaps(x[:, :, k], "x"), with_gaps(v[:, :, k], "v")
+    pairs("x", x, "v", v)
+    ax = axes_or_new(ax)
+    if system is not None and d == 1:
         vector_field(system, around(x), around(v), ax, t=t)
-    shades = start_colors(x[0], color)
-    for xs, vs, shade in zip(x.T, v.T, shades, strict=True):
-        ax.plot(xs, vs, color=shade, linewidth=1.6, label=label)
-        ax.plot(xs[0], vs[0], "o", color=shade, markersize=4)
-        ax.plot(xs[-1], vs[-1], "s", color=shade, markersize=5, markeredgecolor="white")
-        label = None
-    ax.set(xlabel="position x", ylabel="velocity v")
+    paths(ax, x, v, color, label, style)
+    which = subscript(k) if d > 1 else ""
+    ax.set(xlabel=f"position x{which}", ylabel=f"velocity v{which}")
+    return legend(ax, loc="best")
+
+
+def plane(
+    x: Numbers | Solved,
+    axes: tuple[int, int] = (0, 1),
+    ax: Axes | None = None,
+    *,
+    color: ColorType | None = None,
+    label: str | None = None,
+    **style: Any,
+) -> Axes:
+    """Draw the paths of states in the plane of two of their coordinates.
+
+    Parameters
+    ----------
+    x : Tensor or array, shape (n, ..., d); or Solution
+        Positions; the last axis always holds the coordinates, d ≥ 2, and each index of
+        the axes between is one path.
+    axes : (int, int), default (0, 1)
+        Which coordinates, counted from 0: across, and up.
+    ax : matplotlib Axes, optional
+    color : matplotlib colour, optional
+        One colour for all paths, instead of the colours by starting position across.
+    label : str, optional
+        Legend entry of the whole bundle.
+    **style
+        Properties of the lines, such as ``linewidth`` or ``alpha``.
+
+    Returns
+    -------
+    matplotlib Axes
+        A dot marks each start, a square each end.  What is NaN or infinite is a gap.
+        One unit is as long across as up, unless a path would shrink to a line.
+
+    Raises
+    ------
+    ValueError
+        If the states have fewer than two coordinates, or nothing is finite.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> kepler = so.Newton(lambda t, x: -x / x.norm(dim=-1, keepdim=True) ** 3)
+    >>> start = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.2])
+    >>> sol = so.odeint(kepler, start, torch.linspace(0, 16, 300))
+    >>> so.plot.plane(sol).get_ylabel()
+    'x₂'
+    """
+    solved = is_solved(x)
+    x = samples(x.x if is_solved(x) else x, "x", solved)
+    d = x.shape[-1] if x.ndim > 1 else 1
+    if d < 2:
+        raise ValueError(
+            f"`x` must have states of two coordinates or more, shape (n, ..., d), got "
+            f"{x.shape}; one coordinate is drawn by so.plot.phase_portrait"
+        )
+    if np.ndim(axes) != 1 or len(axes) != 2:
+        raise ValueError(f"`axes` must be two coordinates such as (0, 1), got {axes!r}")
+    across, up = (choose(k, d, "axes") for k in axes)
+    if across == up:
+        raise ValueError(f"`axes` must be two different coordinates, got {axes!r}")
+    x = split(x, True)
+    across_x, up_x = (with_gaps(x[:, :, k], "x") for k in (across, up))
+    pairs(f"x[..., {across}]", across_x, f"x[..., {up}]", up_x)
+    ax = axes_or_new(ax)
+    paths(ax, across_x, up_x, color, label, style)
+    spans = [float(np.nanmax(z) - np.nanmin(z)) for z in (across_x, up_x)]
+    if max(spans) < 20 * min(spans):
+        ax.set_aspect("equal", adjustable="datalim")
+    ax.set(xlabel=f"x{subscript(across)}", ylabel=f"x{subscript(up)}")
     return legend(ax, loc="best")
 
 
 def vector_field(
-    system: nn.Module,
+    system: System,
     xlim: Interval,
     vlim: Interval,
     ax: Axes | None = None,
@@ -142,14 +316,15 @@ def vector_field(
     t: float = 0.0,
     points: int = 21,
     nullclines: bool = True,
+    **style: Any,
 ) -> Axes:
     """Draw the directions of (ẋ, v̇) in the plane (x, v), and the nullclines.
 
     Parameters
     ----------
     system : SecondOrder, Newton or Acceleration
-        Called as ``system(t, (x, v)) -> (v, a)`` with ``x`` and ``v`` ``(points², 1)``,
-        in the dtype of its parameters.
+        Of one coordinate.  Called as ``system(t, (x, v)) -> (v, a)`` with ``x`` and
+        ``v`` ``(points², 1)``, in the dtype of its parameters.
     xlim, vlim : (float, float)
         The rectangle.
     ax : matplotlib Axes, optional
@@ -159,16 +334,20 @@ def vector_field(
         Arrows along each axis.
     nullclines : bool, default True
         Draw the lines ẋ = 0 and v̇ = 0.
+    **style
+        Properties of the arrows (matplotlib's ``quiver``), such as ``alpha``.
 
     Returns
     -------
     matplotlib Axes
-        Arrows have equal length; they are darker where the motion is faster.
+        Arrows have equal length; they are darker where the motion is faster.  There
+        are none where the field is NaN or infinite.
 
     Raises
     ------
     ValueError
-        If a limit is not increasing, or the system needs more than one coordinate.
+        If a limit is not increasing, if the system raises or returns other shapes on
+        states of one coordinate, or if its field is nowhere finite.
 
     Examples
     --------
@@ -177,69 +356,126 @@ def vector_field(
     >>> so.plot.vector_field(spring, (-1, 1), (-1, 1)).get_xlabel()
     'position x'
     """
-    for name, (low, high) in (("xlim", xlim), ("vlim", vlim)):
-        if not low < high:
-            raise ValueError(f"`{name}` must increase, got ({low}, {high})")
-    ax = axes(ax)
+    xlim, vlim = interval(xlim, "xlim"), interval(vlim, "vlim")
+    points = resolution(points)
     x, v, dx, dv = sample_field(system, xlim, vlim, t, points)
     # Equal length on paper: measured in fractions of the rectangle, not in its units.
     spans = np.array([xlim[1] - xlim[0], vlim[1] - vlim[0]])
-    speed = np.hypot(dx / spans[0], dv / spans[1])
+    across, up = dx / spans[0], dv / spans[1]
+    largest = float(np.nanmax(np.hypot(across, up))) or 1.0
+    across, up = across / largest, up / largest
+    speed = np.hypot(across, up)
     size = np.where(speed > 0, speed, 1.0) * points * 1.3
-    shade = speed / (speed.max() or 1.0)
+    arrows: dict[str, Any] = {
+        "cmap": "Greys", "clim": (-0.6, 1.8), "pivot": "mid", "width": 0.004,
+        "zorder": 0,
+    }  # fmt: skip
+    ax = axes_or_new(ax)
+    seen = np.isfinite(speed)
     ax.quiver(
-        x, v, dx / size, dv / size, shade, cmap="Greys", clim=(-0.6, 1.8),
-        angles="xy", scale_units="xy", scale=1, pivot="mid", width=0.004, zorder=0,
+        *(z[seen] for z in (x, v, across * spans[0] / size, up * spans[1] / size)),
+        speed[seen], **arrows | style, angles="xy", scale_units="xy", scale=1,
     )  # fmt: skip
     if nullclines:
         x, v, dx, dv = sample_field(system, xlim, vlim, t, 121)
-        for level, color, style, name in (
+        for level, color, line, name in (
             (dx, COLORS[4], "--", "ẋ = 0"),
             (dv, COLORS[2], ":", "v̇ = 0"),
         ):
-            if level.min() < 0 < level.max():
+            if np.nanmin(level) < 0 < np.nanmax(level):
+                level = np.ma.masked_invalid(level)
                 ax.contour(
-                    x, v, level, [0.0], colors=color, linestyles=style, linewidths=1.8
+                    x, v, level, [0.0], colors=color, linestyles=line, linewidths=1.8
                 )
-                ax.plot([], [], color=color, linestyle=style, label=name)
+                ax.plot([], [], color=color, linestyle=line, label=name)
     ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
     return legend(ax, loc="best")
 
 
+def paths(
+    ax: Axes,
+    x: Array,
+    y: Array,
+    color: ColorType | None,
+    label: str | None,
+    style: dict[str, Any],
+) -> None:
+    """Draw paths (n, paths) in a plane: a dot at each start, a square at each end."""
+    style = line_properties(style)
+    shades = start_colors(x[0], style.pop("color", color))
+    ends: dict[str, Any] = {k: style[k] for k in {"alpha", "zorder"} & {*style}}
+    for xs, ys, shade in zip(x.T, y.T, shades, strict=True):
+        ends["color"] = shade
+        ax.plot(xs, ys, **{"color": shade, "linewidth": 1.6} | style, label=label)
+        ax.plot(xs[0], ys[0], "o", markersize=4, **ends)
+        ax.plot(xs[-1], ys[-1], "s", markersize=5, markeredgecolor="white", **ends)
+        label = None  # one legend entry for the bundle
+
+
+def interval(limits: Any, name: str) -> Interval:
+    """Two numbers that increase, or an error."""
+    ends = array(limits, name)
+    if ends.shape != (2,) or not -np.inf < ends[0] < ends[1] < np.inf:
+        raise ValueError(
+            f"`{name}` must increase between two finite numbers, got {limits!r}"
+        )
+    low, high = ends.tolist()
+    return low, high
+
+
+def resolution(points: Any) -> int:
+    """A number of arrows along an axis, or an error."""
+    if isinstance(points, (bool, np.bool_)) or not hasattr(points, "__index__"):
+        raise TypeError(f"`points` must be an integer, got {points!r}")
+    if operator.index(points) < 2:
+        raise ValueError(f"`points` must be at least 2, got {points!r}")
+    return operator.index(points)
+
+
 def sample_field(
-    system: nn.Module, xlim: Interval, vlim: Interval, t: float, points: int
+    system: System, xlim: Interval, vlim: Interval, t: float, points: int
 ) -> tuple[Array, Array, Array, Array]:
     """The field on a grid of the rectangle: x, v, dx, dv, each (points, points)."""
-    like = next(
-        (p for p in (*system.parameters(), *system.buffers()) if p.is_floating_point()),
-        torch.zeros(()),
-    )
     x, v = np.meshgrid(np.linspace(*xlim, points), np.linspace(*vlim, points))
-    state = [torch.as_tensor(z).reshape(-1, 1).to(like) for z in (x, v)]
-    with torch.no_grad():
-        slopes = system(torch.as_tensor(t).to(like), tuple(state))
-    if any(slope.shape != state[0].shape for slope in slopes):
-        raise ValueError(
-            "`system` must map states of one coordinate, shape (..., 1), to the same "
-            f"shape, got {[tuple(slope.shape) for slope in slopes]} for "
-            f"{tuple(state[0].shape)}"
-        )
-    dx, dv = (array(slope).reshape(x.shape) for slope in slopes)
-    return x, v, dx, dv
+    dx, dv = slopes(system, t, x.reshape(-1, 1), v.reshape(-1, 1))
+    dx, dv = with_gaps(dx, "system"), with_gaps(dv, "system")
+    pairs("ẋ", dx, "v̇", dv)
+    return x, v, dx.reshape(x.shape), dv.reshape(x.shape)
 
 
 def around(values: Array, margin: float = 0.12) -> Interval:
     """An interval a little wider than the values."""
-    low, high = values.min(), values.max()
-    pad = margin * (high - low) or 1.0
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    pad = margin * (high - low) or max(1.0, 1e-6 * abs(high))
     return low - pad, high + pad
 
 
-def start_colors(start: Array, color: ColorType | None) -> Iterable[ColorType]:
+def start_colors(start: Array, color: ColorType | None) -> Sequence[ColorType]:
     """One colour per curve: all alike, or by rank of the starting point."""
     if color is None and len(start) == 1:
         color = COLORS[0]
     if color is not None:
         return [color] * len(start)
     rank = np.argsort(np.argsort(start)) / (len(start) - 1)
-    return colormaps[SEQUENTIAL](0.92 * rank)  # the last, pale yellow is lost on white
+    return list(colormaps[SEQUENTIAL](0.92 * rank))  # pale yellow is lost on white
+
+
+def coordinate_names(chosen: Sequence[int], label: str | None) -> list[str | None]:
+    """The legend entries of the coordinates that are drawn; one needs no index."""
+    if len(chosen) == 1:
+        return [label]
+    return [(f"{label}, " if label else "") + f"x{subscript(k)}" for k in chosen]
+
+
+def coordinate_look(k: int, n: int) -> dict[str, Any]:
+    """Line style of the k-th coordinate drawn; from the fifth on, markers help."""
+    if k >= len(LINES) * (1 + len(MARKERS)):
+        raise ValueError(
+            f"`x` has more coordinates than can be told apart ({k}); choose some by "
+            "coordinate=[0, 1], or say coordinates=False if they are samples"
+        )
+    look: dict[str, Any] = {"linestyle": LINES[k % len(LINES)]}
+    if k >= len(LINES):
+        look |= {"marker": MARKERS[k // len(LINES) - 1], "markersize": 4}
+        look["markevery"] = max(1, n // 12)
+    return look

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias, TypedDict
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cbook import normalize_kwargs
+from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -19,6 +21,7 @@ GOOD, BAD, NEUTRAL = COLORS[0], COLORS[1], "0.35"
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":")
 SEQUENTIAL = "cividis"  # even in lightness, and the same with two kinds of cones
+LARGEST = 1e300  # beyond it the limits of an axis overflow
 
 
 class Look(TypedDict):
@@ -36,28 +39,53 @@ def axes(ax: Axes | None) -> Axes:
     return ax
 
 
-def array(value: Numbers) -> Array:
+def array(value: Numbers, name: str = "data") -> Array:
     """A tensor, array or list as a float64 array on the CPU, off the graph."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu().double().numpy()
-    return np.asarray(value, dtype=float)
-
-
-def curves(value: Numbers, name: str, n: int | None = None) -> Array:
-    """Samples over time as a matrix ``(n, curves)``: all later axes become curves."""
-    samples = array(value)
-    if samples.ndim == 0 or samples.size == 0 or n not in (None, len(samples)):
-        wanted = "(n, ...)" if n is None else f"({n}, ...)"
+        value = value.detach().cpu().resolve_conj().resolve_neg()
+        value = (value if value.is_complex() else value.double()).numpy()
+    found = np.asarray(value)
+    if np.iscomplexobj(found):
         raise ValueError(
-            f"`{name}` must have shape {wanted}, time on the first axis, got "
-            f"{samples.shape}"
+            f"`{name}` must be real, got {found.dtype}; draw its .real or its .imag"
         )
-    return samples.reshape(len(samples), -1)
+    return np.asarray(found, dtype=float)
+
+
+def with_gaps(values: Array, name: str, *, positive: bool = False) -> Array:
+    """Values with NaN, which leaves a gap, where they cannot be drawn.
+
+    On a logarithmic axis (``positive``) that is also where they are not > 0.
+    """
+    shown = np.abs(values) <= LARGEST  # False for NaN
+    if positive:
+        shown &= values > 0
+    if not shown.any():
+        kind = "finite number > 0" if positive else "finite number"
+        raise ValueError(
+            f"`{name}` holds no {kind}, so there is nothing to draw; got "
+            f"{values.size} values such as {np.ravel(values)[:3].tolist()}"
+        )
+    return np.where(shown, values, np.nan)
+
+
+def pairs(first: str, x: Array, second: str, y: Array) -> None:
+    """Raise unless there is a point of which both numbers can be drawn."""
+    if not (np.isfinite(x) & np.isfinite(y)).any():
+        raise ValueError(
+            f"`{first}` and `{second}` are nowhere finite together, so there is "
+            "nothing to draw"
+        )
+
+
+def line_properties(style: dict[str, Any]) -> dict[str, Any]:
+    """Matplotlib's properties of lines under their full names (``lw``, ``c``, …)."""
+    return normalize_kwargs(style, Line2D)
 
 
 def pair(first: str, x: Numbers, second: str, y: Numbers) -> tuple[Array, Array]:
     """Two sequences of numbers of one length, as arrays."""
-    x, y = array(x), array(y)
+    x, y = array(x, first), array(y, second)
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
             f"`{second}` must have one number for each of `{first}`, both of shape "

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .propagator import Array, Kind, Matrix, MatrixLike, RealArray, TensorMap
+from .propagator import (
+    Array,
+    Kind,
+    Matrix,
+    MatrixLike,
+    PropagatorType,
+    RealArray,
+    TensorMap,
+)
 
 
 def positive(value: float, name: str) -> float:
@@ -50,6 +58,51 @@ def momentum(value: float) -> float:
             "network; gamma -> 1 is the undamped limit and is not reached."
         )
     return number
+
+
+def start_of(value: str | float) -> str | float:
+    """Return ``value`` if it names a start, as a float if it is a number."""
+    if isinstance(value, str):
+        if value in ("rest", "force"):
+            return value
+    elif math.isfinite(number := _number(value)):
+        return number
+    raise ValueError(
+        f'`start` must be "rest" (v₀ = 0), "force" (v₀ = f(x₀)) or a finite number c '
+        f"(v₀ = c x₀); got {value!r}."
+    )
+
+
+def model(m: PropagatorType) -> PropagatorType:
+    """Return ``m`` if it is a propagator."""
+    if isinstance(m, type) or not all(
+        hasattr(m, name) for name in ("response", "log_threshold", "fold")
+    ):
+        raise TypeError(
+            f"`m` must be Continuous(epsilon), Discrete(layers, gamma) or FirstOrder(); "
+            f"got {m!r}. For a SecondOrderODE or MomentumNet write rep.of(model)."
+        )
+    return m
+
+
+def finite_points(x: Any) -> Array:
+    """Return ``x`` as a float64 or complex128 array, if it is finite."""
+    points = np.asarray(x)
+    wide = np.complex128 if np.iscomplexobj(points) else np.float64
+    points = points.astype(wide)
+    if not np.isfinite(points).all():
+        raise ValueError(
+            f"`x` must be finite; got {x!r}. Remove NaN and infinite entries."
+        )
+    return points
+
+
+def length(A: Array) -> float:
+    """‖A‖ in the Frobenius norm, without overflow on the way; NaN if A holds NaN."""
+    size = float(np.abs(A).max(initial=0.0))
+    if not 0 < size < math.inf:
+        return size
+    return size * float(np.linalg.norm(A / size))
 
 
 def _number(value: float) -> float:

@@ -1,43 +1,53 @@
-"""The propagator of ε ẍ + ẋ = θx on [0, T].
+"""The propagator of ε ẍ + ẋ = θx on [0, T], by where the flow starts.
 
     x(T) = Ψ(θ) x(0) + Φ(θ) ẋ(0),   Ψ = e^{−κ}(C + κS),   Φ = e^{−κ} T S,
     κ = T/2ε,   z² = κ² + 2κTθ,   C = cosh z,   S = sinh z / z.
 
-C and S are even in z, so Ψ and Φ are entire functions of θ (of order 1/2).  Ψ has its
-minimum over the real line, λ = Ψ(θ*) < 0, at the first double root: real eigenvalues
-below λ are out of reach.  Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual
-Neural Networks", ICML 2021, section 3 and appendix (the case of diagonalizable maps).
+    start     ẋ(0)      x(T)/x(0)              over the real line
+    "rest"    0         Ψ                      minimum λ in (−1, 0)
+    c         c x(0)    Ψ + cΦ                 minimum λ(c), −∞ for c → ±∞
+    "force"   θ x(0)    Ψ + θΦ                 takes every value
+
+C and S are even in z, so all are entire functions of θ (of order 1/2) with real zeros.
+A response with a minimum has it at the right-most double root, λ = Ψ(θ*) < 0: real
+eigenvalues below λ are out of reach, but in pairs.  Reference: Sander, Ablin, Blondel,
+Peyré, "Momentum Residual Neural Networks", ICML 2021, section 3 and appendix (from
+rest, the case of diagonalizable maps); the starts c and "force" are ours.
 """
 
 import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from scipy.optimize import brentq
+import numpy as np
 from torch import Tensor
 
-from .checks import evaluate, identity, positive
+from .checks import evaluate, positive, start_of
 from .fold import Fold
 from .inverse import principal_inverse
-from .propagator import Kind, Points
+from .propagator import Kind, Points, RealArray
+from .robin import force_extrema, force_response, force_roots, force_zeros, lowest
+from .wave import Kernel, doubled, kernel
 
 
 @dataclass(frozen=True)
 class Continuous:
-    """The linear second-order ODE ε ẍ + ẋ = θx on [0, T], started at rest.
+    """The linear second-order ODE ε ẍ + ẋ = θx on [0, T].
 
     Parameters
     ----------
     epsilon : float
         ε > 0, in the units of time.
     horizon : float, default 1.0
-        T > 0.  What can be represented depends on ε/T only.
+        T > 0.  What can be represented depends on ε/T (and cT) only.
+    start : "rest", "force" or float, default "rest"
+        The velocity at 0: none, the force θx(0), or c x(0) for a number c.
 
     Raises
     ------
     ValueError
-        If ``epsilon`` or ``horizon`` is not positive and finite.
+        If ``epsilon`` or ``horizon`` is not positive and finite, or ``start`` is none
+        of the three.
 
     Examples
     --------
@@ -47,6 +57,8 @@ class Continuous:
     -0.613498603167
     >>> round(m.response(1.0), 12)
     1.3972965165
+    >>> rep.Continuous(1.0, start="force").threshold
+    -inf
 
     References
     ----------
@@ -55,19 +67,39 @@ class Continuous:
 
     epsilon: float
     horizon: float = 1.0
+    start: str | float = "rest"
 
     def __post_init__(self) -> None:
         """Check and store plain floats."""
         object.__setattr__(self, "epsilon", positive(self.epsilon, "epsilon"))
         object.__setattr__(self, "horizon", positive(self.horizon, "horizon"))
+        object.__setattr__(self, "start", start_of(self.start))
+        ratio = self.epsilon / self.horizon
+        if not 1e-100 < ratio < 1e100:
+            raise ValueError(
+                f"`epsilon`/`horizon` must lie in (1e-100, 1e100), where float64 can "
+                f"square it; got {ratio!r}. Use FirstOrder() for ε = 0."
+            )
+        if not self.start_number * self.horizon > -600 or not (
+            self.start_number * self.horizon < 1e8
+        ):
+            raise ValueError(
+                f"`start` times the horizon must lie in (−600, 1e8), or the response "
+                f"overflows; got {self.start!r} times {self.horizon!r}."
+            )
 
     @property
     def kappa(self) -> float:
         """κ = T/2ε, half the number of relaxation times in the horizon."""
         return self.horizon / (2 * self.epsilon)
 
+    @property
+    def start_number(self) -> float:
+        """The c of a start c x(0): 0 from rest, and 0 for "force"."""
+        return self.start if isinstance(self.start, float) else 0.0
+
     def response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
-        """Ψ(θ): where x(0) = 1, ẋ(0) = 0 is carried, x(T) = Ψ(θ) x(0).
+        """The response, x(T) = response(θ) x(0) from the start: Ψ, Ψ + cΦ or Ψ + θΦ.
 
         Parameters
         ----------
@@ -94,7 +126,7 @@ class Continuous:
         array([[ 1.015657, -0.54258 ],
                [ 1.085159,  0.581593]])
         """
-        return evaluate(theta, self._psi, self._matrix_psi, elementwise)
+        return evaluate(theta, self._value, self._matrix_value, elementwise)
 
     def velocity_response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Φ(θ): where a unit velocity is carried, x(T) = Φ(θ) ẋ(0) from x(0) = 0.
@@ -105,7 +137,9 @@ class Continuous:
         return evaluate(theta, self._phi, self._matrix_phi, elementwise)
 
     def derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
-        """Ψ'(θ) = κT e^{−κ} (S + κ(C − S)/z²); for matrices the function Ψ' of θ.
+        """The derivative of ``response`` in θ; for matrices that function of θ.
+
+        From rest Ψ'(θ) = κT e^{−κ} (S + κ(C − S)/z²).
 
         Takes and returns what ``response`` does.
         """
@@ -114,6 +148,7 @@ class Continuous:
     def epsilon_derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """∂Ψ/∂ε = (κ/ε) (Ψ − Φ/T − (κ + Tθ) Ψ'/κT) at fixed θ, for numbers or matrices.
 
+        Of Ψ, the response from rest, whatever the start.
         Takes and returns what ``response`` does.
         """
         return evaluate(
@@ -139,205 +174,127 @@ class Continuous:
         """
         return principal_inverse(x, self)
 
+    def real_preimages(self, value: float) -> RealArray:
+        """Real θ with response(θ) = value at which it crosses the value, smallest first.
+
+        The principal one, if there is one; from "force" also some of those on later
+        branches, which lie at θ = −(y² + κ²)/2κT with y about 2κ e^{κ} |value|.
+        """
+        roots = []
+        if value > self.principal_threshold:
+            roots.append(float(np.real(self.inverse(value))))
+        if self.start == "force" and value <= 0 and self.kappa < 600:
+            y = force_roots(-value * math.exp(self.kappa), self.kappa)
+            roots += list(self._theta(-(y**2)))
+        return np.array(roots)
+
     @cached_property
     def threshold(self) -> float:
-        """λ = min Ψ over the real line, in (−1, 0), decreasing in ε.
+        """λ, the minimum over the real line: in (−1, 0) and decreasing in ε from rest.
 
-        Underflows to −0.0 for ε/T < 6.8e-4; ``log_threshold`` does not.
+        λ(c) for a start c, −inf for "force".  Underflows to −0.0 for ε/T < 6.8e-4;
+        ``log_threshold`` does not.
         """
-        y, kappa = math.pi + self._critical_angle, self.kappa
-        depth = math.exp(-kappa) * math.cos(self._critical_angle)
-        return -depth * (1 + kappa**2 / (y * y + kappa))
+        return -math.inf if self.start == "force" else self.principal_threshold
 
     @cached_property
     def log_threshold(self) -> float:
-        """The logarithm log |λ| = −κ + log cos δ + log(1 + κ²/(y² + κ)), y = π + δ."""
-        delta, kappa = self._critical_angle, self.kappa
-        y = math.pi + delta
-        return (
-            -kappa + math.log(math.cos(delta)) + math.log1p(kappa**2 / (y * y + kappa))
-        )
+        """The logarithm log |λ| = −κ + log cos δ + log(1 + a²/(y² + a)), y = π + δ."""
+        if self.start == "force":
+            return math.inf
+        return -self.kappa + self._lowest[1]
 
-    @cached_property
+    @property
     def minimiser(self) -> float:
-        """θ* with Ψ(θ*) = λ: θ* = −(y² + κ²)/(2κT)."""
-        y = math.pi + self._critical_angle
-        return -(y * y + self.kappa**2) / (2 * self.kappa * self.horizon)
+        """θ* with Ψ(θ*) = λ: θ* = −(y² + κ²)/(2κT); −inf for "force"."""
+        return -math.inf if self.start == "force" else self.principal_minimiser
 
     @property
-    def fold(self) -> Fold:
-        """Where the plane is folded: Ψ' vanishes, simply, above λ."""
-        return Fold(self.threshold, self.minimiser, 2)
-
-    @property
-    def principal_threshold(self) -> float:
-        """Where the cut of ``inverse`` starts: λ."""
-        return self.threshold
-
-    @property
-    def principal_minimiser(self) -> float:
-        """Where the increasing branch of Ψ starts: θ*."""
-        return self.minimiser
+    def fold(self) -> Fold | None:
+        """Where the plane is folded: Ψ' vanishes, simply, above λ; None for "force"."""
+        if self.start == "force":
+            return None
+        # From rest λ stays above −1, by less than float64 resolves if ε is large.
+        beyond = -1.0 if self.start == "rest" else -math.inf
+        return Fold(self.threshold, self.minimiser, 2, beyond)
 
     @cached_property
-    def _critical_angle(self) -> float:
-        """δ = y* − π: Ψ' = 0 is (y² + κ) sin y = κ y cos y, once in (π, 3π/2)."""
+    def principal_threshold(self) -> float:
+        """Where the cut of ``inverse`` starts: the minimum of the branch through 0."""
+        return -math.exp(self._lowest[1] - self.kappa)
+
+    @cached_property
+    def principal_minimiser(self) -> float:
+        """Where the increasing branch of the response starts."""
+        return float(self._theta(np.array(self._lowest[0])))
+
+    @cached_property
+    def _lowest(self) -> tuple[float, float]:
+        """Return w = z² at the minimum of the principal branch and log(e^{κ}|λ|)."""
         kappa = self.kappa
+        if self.start != "force":
+            return lowest(kappa + self.start_number * self.horizon)
+        (y,) = force_extrema(force_zeros(0, 2, kappa), kappa)
+        return -float(y * y), math.log(-float(force_response(y, kappa)))
 
-        def condition(delta: float) -> float:
-            y = math.pi + delta
-            return (y * y + kappa) * math.sin(delta) - kappa * y * math.cos(delta)
-
-        # Solved for δ, not y: for large ε it is small, and cos y = −cos δ is safe.
-        return brentq(condition, 0.0, math.pi / 2, xtol=1e-300, rtol=1e-15)
+    def _theta(self, w: RealArray) -> RealArray:
+        """Return the θ of w = κ² + 2κTθ."""
+        return (w - self.kappa**2) / (2 * self.kappa * self.horizon)
 
     # -- numbers ---------------------------------------------------------------------
 
-    def _psi(self, theta: Tensor) -> Tensor:
-        c, s, _, _ = self._scaled(theta)
-        return _as_input(c + self.kappa * s, theta)
+    def _kernel(self, theta: Tensor) -> Kernel:
+        return kernel(theta, self.kappa, self.horizon)
 
-    def _phi(self, theta: Tensor) -> Tensor:
-        _, s, _, _ = self._scaled(theta)
-        return _as_input(self.horizon * s, theta)
+    def _weight(self, theta: Tensor) -> Tensor | float:
+        """Return a in response = e^{−κ}(C + aS): κ + cT, or κ + θT."""
+        if self.start == "force":
+            return self.kappa + self.horizon * theta
+        return self.kappa + self.horizon * self.start_number
+
+    def _value(self, theta: Tensor) -> Tensor:
+        return self._kernel(theta).with_velocity(self._weight(theta))
 
     def _slope(self, theta: Tensor) -> Tensor:
-        c, s, r, far = self._scaled(theta)
-        w = torch.where(far, self._square(theta), torch.ones_like(c))
-        r = torch.where(far, (c - s) / w, r)
-        return _as_input(self.kappa * self.horizon * (s + self.kappa * r), theta)
+        waves = self._kernel(theta)
+        slope = self.kappa * self.horizon * waves.slope(self._weight(theta))
+        if self.start == "force":
+            slope = slope + self.horizon * waves.sinhc()
+        return slope
+
+    def _phi(self, theta: Tensor) -> Tensor:
+        return self.horizon * self._kernel(theta).sinhc()
 
     def _psi_by_epsilon(self, theta: Tensor) -> Tensor:
-        turn = (1 / self.horizon + theta / self.kappa) * self._slope(theta)
-        change = self._psi(theta) - self._phi(theta) / self.horizon - turn
-        return self.kappa / self.epsilon * change
-
-    def _square(self, theta: Tensor) -> Tensor:
-        """Return w = z² = κ² + 2κTθ, as a complex tensor."""
-        w = self.kappa**2 + 2 * self.kappa * self.horizon * theta
-        return w.to(torch.complex128)
-
-    def _scaled(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return e^{−κ} (C, S, (C − S)/z² where |z| < 1) and the mask |z| >= 1.
-
-        Far from z = 0 by exponentials, near it by power series in z².  Each formula is
-        evaluated only at points where it is smooth (the others are moved to z² = 1 or
-        0 first): a gradient never meets the square root at its branch point.
-        """
-        kappa, w = self.kappa, self._square(theta)
-        far = w.abs() >= 1
-        z = torch.where(far, w, torch.ones_like(w)).sqrt()
-        # z − κ = (z² − κ²)/(z + κ): the difference itself cancels for small ε.
-        growth = 2 * kappa * self.horizon * theta / (z + kappa)
-        # Where `near`, z is not the root of w; keep the unused branch finite.
-        growth = torch.where(far, growth, torch.zeros_like(growth)).exp()
-        decay = (-z - kappa).exp()
-        near = torch.where(far, torch.zeros_like(w), w)
-        series = math.exp(-kappa) * _power_series(near)
-        c = torch.where(far, (growth + decay) / 2, series[0])
-        s = torch.where(far, (growth - decay) / (2 * z), series[1])
-        return c, s, series[2], far
+        waves, kappa = self._kernel(theta), self.kappa
+        turn = (kappa + self.horizon * theta) * waves.slope(kappa)
+        change = waves.with_velocity(kappa) - waves.sinhc() - turn
+        return kappa / self.epsilon * change
 
     # -- matrices --------------------------------------------------------------------
 
-    def _matrix_psi(self, theta: Tensor) -> Tensor:
+    def _doubled(self, theta: Tensor, slope: bool = False) -> tuple[Tensor, ...]:
+        return doubled(theta, self.kappa, self.horizon, slope)
+
+    def _weigh(self, theta: Tensor, s: Tensor) -> Tensor:
+        """Return a s, with the a of ``_weight``."""
+        a = self.kappa + self.horizon * self.start_number
+        return a * s + self.horizon * theta @ s if self.start == "force" else a * s
+
+    def _matrix_value(self, theta: Tensor) -> Tensor:
         c, s, _ = self._doubled(theta)
-        return c + self.kappa * s
+        return c + self._weigh(theta, s)
 
     def _matrix_phi(self, theta: Tensor) -> Tensor:
         return self.horizon * self._doubled(theta)[1]
 
     def _matrix_slope(self, theta: Tensor) -> Tensor:
         _, s, r = self._doubled(theta, slope=True)
-        return self.kappa * self.horizon * (s + self.kappa * r)
+        slope = self.kappa * self.horizon * (s + self._weigh(theta, r))
+        return slope + self.horizon * s if self.start == "force" else slope
 
     def _matrix_psi_by_epsilon(self, theta: Tensor) -> Tensor:
-        slope = self._matrix_slope(theta)
-        turn = slope / self.horizon + theta @ slope / self.kappa
-        change = self._matrix_psi(theta) - self._matrix_phi(theta) / self.horizon - turn
-        return self.kappa / self.epsilon * change
-
-    def _doubled(
-        self, theta: Tensor, slope: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return e^{−κ} (C, S, R = (C − S)/W) of W = κ² + 2κTθ, by doubling z.
-
-        C, S at z/2^m come from their Taylor series in W/4^m, then m times
-        C ← 2C² − 1, S ← SC, R ← (S² + CR)/4.  Two products of d × d matrices per
-        doubling, against eight equivalents for the exponential of the companion.
-
-        The variable is e^{−κ/2^j} (C − 1), which loses nothing where C is near 1; the
-        factor, squared at each doubling, keeps everything from overflowing.
-        """
-        kappa = self.kappa
-        eye = identity(theta)
-        powers, doublings = _scale(kappa**2 * eye + 2 * kappa * self.horizon * theta)
-        unit = math.exp(-kappa / 2.0**doublings)
-        d, s, r = (unit * f for f in _matrix_series(powers, eye, slope))
-        for _ in range(doublings):
-            c = d + unit * eye
-            r = (s @ s + c @ r) / 4 if slope else r
-            d, s = 2 * d @ (c + unit * eye), s @ c
-            unit = unit**2
-        return d + unit * eye, s, r
-
-
-def _as_input(value: Tensor, theta: Tensor) -> Tensor:
-    """Drop the imaginary part that real θ cannot have."""
-    return value if theta.is_complex() else value.real
-
-
-# Coefficients of C, S and (C − S)/w in powers of w; 11 terms reach u at |w| = 1.
-_COSH = [1 / math.factorial(2 * j) for j in range(11)]
-_SINHC = [1 / math.factorial(2 * j + 1) for j in range(11)]
-_RATIO = [2 * (j + 1) / math.factorial(2 * j + 3) for j in range(11)]
-_SERIES = torch.tensor([_COSH, _SINHC, _RATIO], dtype=torch.float64)
-
-
-def _power_series(w: Tensor) -> Tensor:
-    """Return C, S and (C − S)/w of w = z², stacked, for |w| < 1, by Horner's rule."""
-    table = _SERIES.to(w)
-    total = torch.zeros_like(w).expand(3, *w.shape)
-    for column in table.T.flip(0):
-        total = total * w + column.reshape(3, *[1] * w.ndim)
-    return total
-
-
-def _scale(w: Tensor) -> tuple[list[Tensor], int]:
-    """Return A, A², A³ of A = w/4^m, small enough for the series, and m.
-
-    max(‖w²‖^{1/2}, ‖w³‖^{1/3}) bounds every ‖wᵏ‖^{1/k} with k >= 2, and may be far
-    below ‖w‖: fewer doublings, smaller errors (Al-Mohy & Higham, SIAM J. Matrix Anal.
-    31 (2009), theorem 4.2).
-    """
-    # Of norm 1 while the powers are formed, so that they do not overflow.
-    length = max(1.0, torch.linalg.matrix_norm(w.detach(), 1).max().item())
-    unit = w / length
-    square = unit @ unit
-    powers = [unit, square, square @ unit]
-    two, three = (
-        torch.linalg.matrix_norm(powers[k - 1].detach(), 1).max().item() ** (1 / k)
-        for k in (2, 3)
-    )
-    size = max(1.0, length * min(1.0, max(two, three)))
-    doublings = math.ceil(math.log(size, 4))
-    factor = length / 4.0**doublings
-    return [p * factor**k for k, p in enumerate(powers, start=1)], doublings
-
-
-def _matrix_series(
-    powers: list[Tensor], eye: Tensor, slope: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return C − 1, S and (C − S)/w from w, w² and w³, for ‖wᵏ‖ <= 1.
-
-    Nine terms: the first one left out is 1/18! = 1.6e-16.  Summed as cubics of w³.
-    """
-    w, w2, w3 = powers
-
-    def total(a: list[float]) -> Tensor:
-        high = a[6] * eye + a[7] * w + a[8] * w2
-        middle = a[3] * eye + a[4] * w + a[5] * w2 + w3 @ high
-        return a[0] * eye + a[1] * w + a[2] * w2 + w3 @ middle
-
-    ratio = total(_RATIO) if slope else torch.zeros_like(w)
-    return total([0.0, *_COSH[1:]]), total(_SINHC), ratio
+        c, s, r = self._doubled(theta, slope=True)
+        kappa, slope = self.kappa, s + self.kappa * r
+        turn = kappa * slope + self.horizon * theta @ slope
+        return kappa / self.epsilon * (c + kappa * s - s - turn)

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import evaluate, number_or_array, positive
+from .checks import evaluate, finite_points, number_or_array, positive
 from .fold import Fold
-from .propagator import Array, ComplexArray, Kind, Points
+from .propagator import Array, ComplexArray, Kind, Points, RealArray
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FirstOrder:
         ValueError
             If some ``x`` is 0, which e^{θT} omits.
         """
-        points: Array = np.asarray(x)
+        points = finite_points(x)
         if (points == 0).any():
             raise ValueError(
                 "`x` must not contain 0; e^θ never vanishes. Use Continuous(epsilon) "
@@ -84,6 +84,10 @@ class FirstOrder:
         real = not np.iscomplexobj(points) and (points > 0).all()
         logarithm = np.log(points if real else _from_above(points))
         return number_or_array(logarithm / self.horizon)
+
+    def real_preimages(self, value: float) -> RealArray:
+        """Return log(value)/T, if the value is positive."""
+        return np.array([math.log(value) / self.horizon] if value > 0 else [])
 
     def _scalar(self, theta: Tensor) -> Tensor:
         return (self.horizon * theta).exp()

@@ -5,6 +5,7 @@ Above a real minimum of the response, the θ-line is folded: θ* + M goes to
 over λ.  Where (1 + θ)^N vanishes it splits into N blocks.  e^θ omits its value 0.
 """
 
+import math
 from typing import NamedTuple
 
 
@@ -20,8 +21,11 @@ class Fold(NamedTuple):
     order : int
         The number of blocks one block over ``at`` splits into; 0 if the value is
         omitted.
+    beyond : float
+        No value up to here is critical, however close float64 puts them.
     """
 
     value: float
     at: float
     order: int
+    beyond: float = -math.inf

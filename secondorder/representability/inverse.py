@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .checks import number_or_array
+from .checks import finite_points, length, number_or_array
 from .propagator import Array, ComplexArray, Points, Propagator, RealArray
 
 TINY = 4 * np.finfo(float).eps
@@ -34,7 +34,7 @@ def principal_inverse(x: Points, m: Propagator) -> Points:
     number or array
         Real if all ``x`` are real and >= λ, complex otherwise.
     """
-    flat = np.atleast_1d(x).ravel()
+    flat = np.atleast_1d(finite_points(x)).ravel()
     roots: Array
     if np.iscomplexobj(x) or (flat < m.principal_threshold).any():
         roots = _complex_branch(flat.astype(complex), m)
@@ -97,7 +97,7 @@ def commuting_newton(
     best, least, idle = G, np.inf, 0
     for _ in range(iterations):
         excess = m.response(G) - T
-        residual = float(np.linalg.norm(excess))
+        residual = length(excess)
         if not residual < least / 2:
             idle += 1
         if residual < least:
@@ -106,7 +106,7 @@ def commuting_newton(
             break
         try:
             G = G - np.linalg.solve(m.derivative(G), excess)
-        except np.linalg.LinAlgError:  # Ψ'(G) singular: stay with the best so far
+        except (np.linalg.LinAlgError, ArithmeticError):  # Ψ'(G) singular: stay with the best so far
             break
         if not np.isfinite(G).all():
             break
@@ -136,14 +136,15 @@ def increasing_root(
     """
     left = np.full(target.shape, float(low))
     width = np.full(target.shape, 1.0 + abs(low))
-    while (short := ~(function(left + width) >= target)).any():
+    # What is not finite lies beyond every target: f overflowed, or t did.
+    while (short := function(left + width) < target).any():
         width[short] *= 2
     right = left + width
     theta, last = right.copy(), width.copy()
-    for _ in range(400):
+    for _ in range(1200):
         excess, slope = function(theta) - target, derivative(theta)
-        right = np.where(excess > 0, theta, right)
-        left = np.where(excess > 0, left, theta)
+        above = ~(excess <= 0)
+        right, left = np.where(above, theta, right), np.where(above, left, theta)
         with np.errstate(all="ignore"):
             step = -excess / slope
             # Newton where it stays inside and halves its step, bisection elsewhere.

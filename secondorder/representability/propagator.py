@@ -25,6 +25,7 @@ TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 Kind = TypeVar("Kind", float, complex, Array, Tensor)
 # The inverse takes no tensors, and of a real number it may be complex.
 Points = TypeVar("Points", complex, Array)
+PropagatorType = TypeVar("PropagatorType", bound="Propagator")
 
 
 class Propagator(Protocol):
@@ -38,6 +39,9 @@ class Propagator(Protocol):
 
     def inverse(self, x: Points) -> Points:
         """g(x) with Ψ(g(x)) = x on the principal branch; from above on the cut."""
+
+    def real_preimages(self, value: float) -> RealArray:
+        """Real θ at which Ψ crosses the value, those that are known."""
 
     @property
     def threshold(self) -> float:

@@ -4,6 +4,7 @@ from . import forcing
 from .equations import Acceleration, Newton, SecondOrder, System
 from .fields import Autonomous, Forced, Potential
 from .momentum import epsilon_from_gamma, gamma_from_epsilon
+from .numbers import Positive
 from .problem import Problem, check_problem
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Autonomous",
     "Forced",
     "Newton",
+    "Positive",
     "Potential",
     "Problem",
     "SecondOrder",

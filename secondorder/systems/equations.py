@@ -17,17 +17,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import checks
 from ..checks import Number
 from .fields import Forced
 from .modal import ModalForce, diagonalise, from_modal, is_matrix, to_modal
+from .numbers import (
+    Positive,
+    WithNumbers,
+    as_double,
+    in_dtype,
+    keep_positive,
+    register_number,
+)
 
 State = tuple[Tensor, Tensor]
 
 
-class System(nn.Module):
+class System(WithNumbers):
     """The equation m ẍ + c ẋ = f that all systems are.
 
     Attributes
@@ -41,6 +49,7 @@ class System(nn.Module):
         the modal coordinates y = S⁻¹x.
     """
 
+    number_names = ("epsilon", "mass", "damping")
     takes_velocity = False
     mass: Any
     damping: Any
@@ -71,10 +80,11 @@ class System(nn.Module):
 
     def acceleration(self, force: Tensor, v: Tensor) -> Tensor:
         """ẍ = (f − c ẋ)/m."""
+        damping = in_dtype(self.damping, v)
         if self.modes is None:
-            return (force - self.damping * v) / self.mass
+            return (force - damping * v) / in_dtype(self.mass, v)
         modes = self.modes.to(v)  # M⁻¹F − M⁻¹C v = S (Sᵀ F − Λ S⁻¹ v)
-        return from_modal(modes, force @ modes - self.damping * to_modal(modes, v))
+        return from_modal(modes, force @ modes - damping * to_modal(modes, v))
 
     def rate(self) -> float:
         """The largest damping rate, max c/m (1/ε), as a number on the host."""
@@ -82,17 +92,7 @@ class System(nn.Module):
         return rate.detach().abs().max().item() if isinstance(rate, Tensor) else rate
 
     def in_modes(self, like: Tensor) -> "Coordinates":
-        """The equation with one damping per coordinate, and the way there and back.
-
-        Raises
-        ------
-        ValueError
-            Where training has moved a mass or a damping out of its range.
-        """
-        for name in ("epsilon", "mass", "damping"):
-            value = getattr(self, name, None)
-            if isinstance(value, nn.Parameter):
-                checks.positive(value, name, zero=name == "damping")
+        """The equation with one damping per coordinate, and the way there and back."""
         if self.modes is None:
             return Coordinates(self, same, same)
         modes = self.modes.to(like)
@@ -122,9 +122,10 @@ class SecondOrder(System):
     field : callable
         ``field(t, x, *args) -> f`` with ``f.shape == x.shape``; ``t`` is a 0-d tensor
         (or ``(batch, 1, ..., 1)`` for per-sample times).
-    epsilon : float, Tensor or nn.Parameter, default 1.0
+    epsilon : float, Tensor, nn.Parameter or Positive, default 1.0
         ε > 0, in the units of time: a scalar, or a tensor broadcastable to the last
-        axes of ``x`` (one ε per coordinate).  A Parameter is learned.
+        axes of ``x`` (one ε per coordinate).  A Parameter is learned; so is
+        ``so.Positive(0.5)``, which stays positive whatever training does.
 
     Raises
     ------
@@ -143,15 +144,18 @@ class SecondOrder(System):
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (5).
     """
 
+    epsilon: Number
     damping = 1.0
     modes = None
 
-    def __init__(self, field: Callable[..., Tensor], epsilon: Number = 1.0) -> None:
+    def __init__(
+        self, field: Callable[..., Tensor], epsilon: Number | Positive = 1.0
+    ) -> None:
         super().__init__(field)
-        register_number(self, "epsilon", checks.positive(epsilon, "epsilon"))
+        keep_positive(self, "epsilon", epsilon)
 
     @property
-    def mass(self) -> Number:  # type: ignore[override]
+    def mass(self) -> Number:
         """The mass of the equivalent Newton equation, m = ε (with damping c = 1)."""
         return self.epsilon
 
@@ -167,12 +171,12 @@ class Newton(System):
     ----------
     force : callable
         ``force(t, x, *args) -> F`` with ``F.shape == x.shape``.
-    mass : float or Tensor, default 1.0
+    mass : float, Tensor, nn.Parameter or Positive, default 1.0
         m > 0: a scalar, one value per coordinate, or a symmetric positive definite
         ``(d, d)`` matrix acting on the last axis of ``x`` (``(..., d)``).
-    damping : float or Tensor, default 0.0
+    damping : float, Tensor, nn.Parameter or Positive, default 0.0
         c ≥ 0 likewise; ``0.0`` is the undamped equation.  A matrix must be symmetric
-        positive semidefinite.
+        positive semidefinite.  ``so.Positive(0.1, zero=True)`` learns it down to 0.
 
     Raises
     ------
@@ -192,7 +196,10 @@ class Newton(System):
     """
 
     def __init__(
-        self, force: Callable[..., Tensor], mass: Number = 1.0, damping: Number = 0.0
+        self,
+        force: Callable[..., Tensor],
+        mass: Number | Positive = 1.0,
+        damping: Number | Positive = 0.0,
     ) -> None:
         super().__init__(force)
         if is_matrix(mass) or is_matrix(damping):
@@ -202,9 +209,8 @@ class Newton(System):
             register_number(self, "damping", dampings)
         else:
             self.register_buffer("modes", None)
-            register_number(self, "mass", checks.positive(mass, "mass"))
-            damping = checks.positive(damping, "damping", zero=True)
-            register_number(self, "damping", damping)
+            keep_positive(self, "mass", mass)
+            keep_positive(self, "damping", damping, zero=True)
 
     def extra_repr(self) -> str:
         """Show mass and damping."""
@@ -219,7 +225,7 @@ class Acceleration(System):
     ----------
     field : callable
         ``field(t, x, v, *args) -> a`` with ``a.shape == x.shape``.
-    damping : float or Tensor, default 0.0
+    damping : float, Tensor, nn.Parameter or Positive, default 0.0
         c ≥ 0, scalar or per coordinate: the part −c ẋ of the acceleration that is
         linear in the velocity.  It is integrated exactly, so put as much of the
         damping as possible here and leave only the rest in ``field``.
@@ -242,28 +248,12 @@ class Acceleration(System):
     mass = 1.0
     modes = None
 
-    def __init__(self, field: Callable[..., Tensor], damping: Number = 0.0) -> None:
+    def __init__(
+        self, field: Callable[..., Tensor], damping: Number | Positive = 0.0
+    ) -> None:
         super().__init__(field)
-        damping = checks.positive(damping, "damping", zero=True)
-        register_number(self, "damping", damping)
+        keep_positive(self, "damping", damping, zero=True)
 
     def extra_repr(self) -> str:
         """Show the damping."""
         return f"damping={checks.describe(self.damping)}"
-
-
-def register_number(module: nn.Module, name: str, value: Number) -> None:
-    """Keep a number on a module: tensors as buffers, so that they move with it."""
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        module.register_buffer(name, value)
-    else:
-        setattr(module, name, value)
-
-
-def as_double(value: Number) -> Number:
-    """A number as float64 tensor or, where it is scalar and fixed, as float."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim == 0 and not value.requires_grad:
-        return value.item()
-    return value.double()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks
-from .equations import register_number
+from .numbers import register_number
 
 
 class Steps(nn.Module):
@@ -39,6 +39,9 @@ class Steps(nn.Module):
     >>> u(torch.tensor([0.9, 1.0, 3.0]))
     tensor([5., 7., 7.])
     """
+
+    t: Tensor
+    u: Tensor
 
     def __init__(self, t: Tensor, u: Tensor) -> None:
         super().__init__()
@@ -82,6 +85,9 @@ class Linear(nn.Module):
     >>> t = torch.linspace(0, 1, 11)
     >>> x, v = so.odeint(spring, (torch.zeros(1), None), t, forcing=u)
     """
+
+    t: Tensor
+    u: Tensor
 
     def __init__(self, t: Tensor, u: Tensor) -> None:
         super().__init__()
@@ -131,6 +137,9 @@ class Cubic(nn.Module):
     tensor([0.0100, 2.8900])
     """
 
+    t: Tensor
+    u: Tensor
+
     def __init__(self, t: Tensor, u: Tensor) -> None:
         super().__init__()
         keep_samples(self, t, u, least=3)
@@ -178,14 +187,13 @@ def locate_interval(
     now, t = time.to(wide).reshape(*[1] * (axes - time.ndim), *time.shape), t.to(wide)
     marks = t.detach().contiguous()
     if t.ndim == 1:
-        ends = t[0], t[-1]
+        first, final = t[0], t[-1]
         i = torch.searchsorted(marks, now.detach().contiguous(), right=True)
     else:
         now = now.expand(len(t), *now.shape[1:])
-        ends = (t[:, k].reshape(-1, *[1] * (axes - 1)) for k in (0, -1))
+        first, final = (t[:, k].reshape(-1, *[1] * (axes - 1)) for k in (0, -1))
         rows = now.detach().flatten(1).contiguous()
         i = torch.searchsorted(marks, rows, right=True).reshape(now.shape)
-    first, final = ends
     # Not clamp or maximum, which halve the derivative at the ends themselves.
     held = torch.where(now < first, first, torch.where(now > final, final, now))
     return held, (i - 1).clamp(0, last)

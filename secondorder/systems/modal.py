@@ -24,7 +24,8 @@ def diagonalise(mass: Any, damping: Any) -> tuple[Tensor, Tensor]:
     size = len(mass) if is_matrix(mass) else len(damping)
     matrices = {}
     for name, value in {"mass": mass, "damping": damping}.items():
-        if isinstance(value, Tensor) and value.requires_grad:
+        learned = isinstance(value, nn.Module)  # Positive
+        if learned or (isinstance(value, Tensor) and value.requires_grad):
             raise ValueError(
                 f"`{name}` is learned beside a matrix; eigenvectors of repeated "
                 "dampings have no gradient, so learn per-coordinate values instead"
@@ -59,7 +60,8 @@ def diagonalise(mass: Any, damping: Any) -> tuple[Tensor, Tensor]:
 
 def to_modal(modes: Tensor, x: Tensor) -> Tensor:
     """Modal coordinates y = S⁻¹x of the last axis."""
-    return torch.linalg.solve(modes, x.unsqueeze(-1)).squeeze(-1)
+    wide = torch.promote_types(x.dtype, torch.float32)  # half precisions cannot solve
+    return torch.linalg.solve(modes.to(wide), x.to(wide).unsqueeze(-1))[..., 0].to(x)
 
 
 def from_modal(modes: Tensor, y: Tensor) -> Tensor:
@@ -69,6 +71,8 @@ def from_modal(modes: Tensor, y: Tensor) -> Tensor:
 
 class ModalForce(nn.Module):
     """A force in modal coordinates, y ↦ Sᵀ F(t, S y)."""
+
+    modes: Tensor
 
     def __init__(self, force: Callable[..., Tensor], modes: Tensor) -> None:
         super().__init__()

@@ -1,0 +1,189 @@
+"""How states over time are read: which axes are samples, and which one coordinates.
+
+    x (n, ..., d)    n times, then samples, then the d coordinates of one state
+
+A path belongs to a sample.  A coordinate is half of a path, or less: it is never drawn
+as if it were one.  Two axes ``(n, k)`` could be either; ``is_coordinates`` decides.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+
+from .style import Array, array
+
+System: TypeAlias = Callable[..., Any]  # system(t, (x, v)) -> (v, a)
+
+
+class Solved(Protocol):
+    """What ``odeint`` returns, or anything else with these three."""
+
+    t: Any
+    x: Any
+    v: Any
+
+
+def is_solved(value: object) -> TypeGuard[Solved]:
+    """Whether ``value`` has times, positions and velocities."""
+    return all(hasattr(value, name) for name in "txv")
+
+
+def axes_and_rest(
+    solved: bool, name: str, value: Any, ax: Axes | None
+) -> tuple[Any, Axes | None]:
+    """Let ``plot(solution, ax)`` mean what it says; raise if data are left out."""
+    if solved and isinstance(value, Axes) and ax is None:
+        return None, value
+    if solved != (value is None):
+        raise TypeError(
+            f"`{name}` must be left out after a solution, which has its own"
+            if solved
+            else f"`{name}` is missing: give arrays, or a Solution in place of them"
+        )
+    return value, ax
+
+
+def samples(value: Any, name: str, solved: bool, n: int | None = None) -> Array:
+    """Samples over time ``(n, ...)``, as numbers."""
+    if solved and isinstance(value, (tuple, list, dict)):
+        raise ValueError(
+            f"`{name}` is a structure of {len(value)} parts; draw one part at a time, "
+            f"such as {name}[0]"
+        )
+    found = array(value, name)
+    if found.ndim == 0 or found.size == 0 or n not in (None, len(found)):
+        wanted = "(n, ...)" if n is None else f"({n}, ...)"
+        raise ValueError(
+            f"`{name}` must have shape {wanted}, time on the first axis, got "
+            f"{found.shape}"
+        )
+    return found
+
+
+def times(value: Any, x: Array) -> Array:
+    """Times ``(n, batch)`` of samples x ``(n, batch, ...)``; batch is 1 if shared."""
+    t = array(value, "t")
+    if t.ndim == 2 and x.ndim > 1 and t.shape == (x.shape[1], len(x)):
+        return t.T  # a grid per sample
+    if t.size == 0 or t.shape not in ((len(t),), (len(t), 1)):
+        raise ValueError(
+            "`t` must have shape (n,), or (batch, n) for x of shape (n, batch, ...); "
+            f"got {t.shape} for x of shape {x.shape}"
+        )
+    return t.reshape(-1, 1)
+
+
+def is_coordinates(
+    x: Array, coordinates: bool | None, coordinate: object, solved: bool
+) -> bool | None:
+    """Whether the last axis of ``x`` holds coordinates; None where nothing tells.
+
+    What is said goes first, then the shape: three axes or more end in coordinates, and
+    so does the state of a solution.
+    """
+    if coordinate is not None:
+        if coordinates is False:
+            raise ValueError(
+                f"`coordinate` {coordinate!r} chooses from the last axis, which "
+                "`coordinates=False` says holds samples; give one of the two"
+            )
+        return True
+    if coordinates is not None:
+        return bool(coordinates)
+    if x.ndim < 3 and not solved:
+        return None if x.ndim == 2 and x.shape[1] > 1 else False
+    return True
+
+
+def split(x: Array, coordinates: bool) -> Array:
+    """States as ``(n, samples, d)``."""
+    d = x.shape[-1] if coordinates and x.ndim > 1 else 1
+    return x.reshape(len(x), -1, d)
+
+
+def choose(coordinate: Any, d: int, name: str = "coordinate") -> int:
+    """The index of one of ``d`` coordinates, counted from 0, or an error."""
+    try:
+        if isinstance(coordinate, (bool, np.bool_)):
+            raise TypeError
+        index = operator.index(coordinate)
+    except TypeError:
+        raise TypeError(f"`{name}` must be an integer, got {coordinate!r}") from None
+    if not -d <= index < d:
+        raise ValueError(
+            f"`{name}` must be one of 0, ..., {d - 1}, since the states have {d} "
+            f"coordinates; got {index}"
+        )
+    return index % d
+
+
+def choose_some(coordinate: Any, d: int) -> list[int]:
+    """The indices of the coordinates that are drawn: all, some or one."""
+    if coordinate is None:
+        return list(range(d))
+    if isinstance(coordinate, (Sequence, np.ndarray)) and np.ndim(coordinate) == 1:
+        return [choose(one, d) for one in coordinate]
+    return [choose(coordinate, d)]
+
+
+def subscript(index: int) -> str:
+    """Coordinate ``index`` as the reader counts: x₁ is the first."""
+    return str(index + 1).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+
+
+def slopes(system: System, t: float, x: Array, v: Array) -> tuple[Array, Array]:
+    """The field at states x, v, in the dtype of the system's parameters, or an error.
+
+    Raises
+    ------
+    ValueError
+        If the system raises, or does not return a pair of the shape of ``x``.
+    """
+    said = "it returned"
+    try:
+        numbers: list[torch.Tensor] = []
+        if isinstance(system, torch.nn.Module):
+            numbers = [*system.parameters(), *system.buffers()]
+        like = next((p for p in numbers if p.is_floating_point()), torch.zeros(()))
+        state = tuple(torch.as_tensor(z).to(like) for z in (x, v))
+        with torch.no_grad():
+            found = system(torch.as_tensor(t).to(like), state)
+        dx, dv = (array(slope, "system") for slope in found)
+        got = f"shapes {dx.shape} and {dv.shape}"
+        cause = None
+    except Exception as error:  # whatever a user's field may raise
+        said, got, cause = "it raised", f"{type(error).__name__}: {error}", error
+    if cause is not None or not dx.shape == dv.shape == x.shape:
+        raise ValueError(
+            "`system` must map states of one coordinate, a pair of shape (..., 1), to "
+            f"two slopes of that shape; for {x.shape} {said} {got}. Paths of more "
+            "coordinates are drawn by so.plot.plane"
+        ) from cause
+    return dx, dv
+
+
+def couples(system: System, t: float, x: Array, v: Array) -> bool:
+    """Whether x, v ``(n, k)`` are k coordinates of a system, not k samples of one.
+
+    They are samples where each feels what it would feel alone.
+    """
+    rows = np.flatnonzero(np.isfinite(x).all(1) & np.isfinite(v).all(1))
+    rows = rows[:: 1 + len(rows) // 100]
+    if not len(rows):
+        return False
+    x, v = x[rows], v[rows]
+    try:
+        _, alone = slopes(system, t, x.reshape(-1, 1), v.reshape(-1, 1))
+    except ValueError:
+        return True
+    try:
+        _, together = slopes(system, t, x, v)
+    except ValueError:
+        return False
+    alone = alone.reshape(together.shape)
+    scale = np.abs(together[np.isfinite(together)]).max(initial=0.0)
+    return not np.allclose(alone, together, 1e-3, 1e-5 * scale, equal_nan=True)

@@ -1,0 +1,234 @@
+"""The numbers of a system or a model: fixed, learned, learned within their range.
+
+    0.5                                  fixed
+    torch.tensor([0.5, 2.0])             fixed, one per coordinate, moves with the module
+    nn.Parameter(torch.tensor(0.5))      learned; training may push it out of its range
+    Positive(0.5)                        learned as log ε, positive whatever training does
+
+A module with such numbers reads each as a float or a tensor under its name.
+"""
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import checks
+from ..checks import Number
+
+FREED = "backward through the graph a second time"
+MOST_NODES = 10_000  # of a graph that is searched for what a backward pass has freed
+
+
+class Positive(nn.Module):
+    """A positive number that is learned: stored as log a, read as a.
+
+    It takes the place of a float wherever an ``epsilon``, a ``mass`` or a ``damping``
+    is expected, and no step of an optimiser can make it negative.  A step on log a
+    changes a by a factor, so numbers of any size (1e-8 … 1e8) learn at one rate.
+
+    Parameters
+    ----------
+    value : float or Tensor
+        The number at the start, a scalar or one per coordinate, > 0.
+    zero : bool, default False
+        For a damping that may vanish: stored as √a, so that a = 0 can be reached.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> system = so.SecondOrder(lambda t, x: -x, epsilon=so.Positive(0.5))
+    >>> system.epsilon.item(), [name for name, _ in system.named_parameters()]
+    (0.5, ['epsilon.log'])
+    """
+
+    def __init__(self, value: Number, zero: bool = False) -> None:
+        super().__init__()
+        value = checks.positive(value, "value")
+        number = torch.as_tensor(value, dtype=torch.float64).detach()
+        kind = value.dtype if isinstance(value, Tensor) else torch.get_default_dtype()
+        name, stored = ("root", number.sqrt()) if zero else ("log", number.log())
+        self.register_parameter(name, nn.Parameter(stored.to(kind)))
+
+    def forward(self) -> Tensor:
+        """Return the number, differentiable."""
+        if "root" in self._parameters:
+            return self.root.square()
+        return self.log.exp()
+
+    def __float__(self) -> float:
+        """Return the number as a float of Python."""
+        return self().detach().item()
+
+    def extra_repr(self) -> str:
+        """Show the number."""
+        return checks.describe(self().detach())
+
+
+class WithNumbers(nn.Module):
+    """A module whose numbers are read by name, however they are stored.
+
+    Attributes
+    ----------
+    number_names : tuple of str
+        Those that a float may stand for.  A state_dict notes such floats beside its
+        tensors (in its metadata, the keys stay as they are), and loading compares.
+    """
+
+    number_names: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        value = super().__getattr__(name)
+        return value() if isinstance(value, Positive) else value
+
+    def fixed_numbers(self) -> dict[str, float]:
+        """The numbers that are floats."""
+        own = vars(self)
+        names = (n for n in self.number_names if isinstance(own.get(n), (int, float)))
+        return {name: float(own[name]) for name in names}
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        metadata = getattr(destination, "_metadata", None)
+        if metadata is not None and self.fixed_numbers():
+            metadata.setdefault(prefix[:-1], {})["numbers"] = self.fixed_numbers()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+            error_msgs,
+        )  # fmt: skip
+        saved = (local_metadata or {}).get("numbers", {})
+        for name, value in self.fixed_numbers().items():
+            if strict and saved.get(name, value) != value:
+                error_msgs.append(
+                    f"`{prefix}{name}` is {value!r} here and was {saved[name]!r} where "
+                    "the state_dict was saved; build the model with that number, or "
+                    "load with strict=False to keep this one"
+                )
+
+    def check_numbers(self) -> None:
+        """Raise for learned numbers that have left their range, or are stale."""
+        for module in self.modules():
+            for name, source in vars(module).get("_sources", {}).items():
+                check_fresh(getattr(module, name, None), name, source)
+        for name in ("epsilon", "mass", "damping"):
+            value = getattr(self, name, None)
+            if isinstance(value, Tensor) and value.requires_grad:
+                checks.positive(value, name, zero=name == "damping")
+
+
+def register_number(module: nn.Module, name: str, value: Any) -> None:
+    """Keep a number on a module: tensors as buffers, so that they move with it."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        module.register_buffer(name, value)
+        if value.grad_fn is not None:
+            sources = vars(module).setdefault("_sources", {})
+            sources[name] = Source(value)
+    else:
+        setattr(module, name, value)
+
+
+def keep_positive(
+    module: nn.Module, name: str, value: Any, zero: bool = False
+) -> None:
+    """Check a number of a system and keep it."""
+    if not isinstance(value, Positive):
+        value = checks.positive(value, name, zero)
+    register_number(module, name, value)
+
+
+class Source:
+    """The leaves that a number was computed from, as they were then."""
+
+    def __init__(self, value: Tensor) -> None:
+        leaves = (getattr(node, "variable", None) for node in graph(value))
+        self.leaves = [
+            (weakref.ref(leaf), leaf._version) for leaf in leaves if leaf is not None
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"leaves": []}
+
+    def changed(self) -> bool:
+        """Whether one of them has been written into."""
+        now = ((leaf(), version) for leaf, version in self.leaves)
+        return any(leaf is not None and leaf._version != v for leaf, v in now)
+
+
+def check_fresh(value: Any, name: str, source: Source) -> None:
+    """Raise where a number computed beforehand is differentiated once too often."""
+    if not isinstance(value, Tensor):
+        return
+    if source.changed():
+        why = "has changed since (by an optimiser)"
+    elif torch.is_grad_enabled() and any(freed(node) for node in graph(value)):
+        why = "a backward pass has already gone through"
+    else:
+        return
+    learned = ""
+    if name in ("epsilon", "mass", "damping"):
+        learned = f", or learn it as {name}=so.Positive(...), which stays positive"
+    raise ValueError(
+        f"`{name}` was computed once, from a tensor that {why}: it has the old value, "
+        "and its graph is gone. Compute it and build the system or model with it in "
+        f"every step, or make it an nn.Parameter{learned}"
+    )
+
+
+def graph(value: Tensor) -> Iterator[Any]:
+    """The nodes of a graph behind a tensor."""
+    seen: set[Any] = {None}
+    todo: list[Any] = [value.grad_fn]
+    while todo and len(seen) < MOST_NODES:
+        node = todo.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            todo.extend(parent for parent, _ in node.next_functions)
+
+
+def freed(node: Any) -> bool:
+    """Whether a backward pass has freed what a node had saved."""
+    for name in dir(node):
+        if name.startswith("_saved_") or name == "saved_tensors":
+            try:
+                getattr(node, name)
+            except RuntimeError as error:
+                if FREED in str(error):
+                    return True
+    return False
+
+
+def as_double(value: Number) -> Number:
+    """A number as float64 tensor or, where it is scalar and fixed, as float."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.ndim == 0 and not value.requires_grad:
+        return value.item()
+    return value.double()
+
+
+def in_dtype(value: Any, like: Tensor) -> Any:
+    """A number per coordinate in the dtype of a state; others change no dtype."""
+    if isinstance(value, Tensor) and value.ndim > 0 and value.dtype != like.dtype:
+        return value.to(like.dtype)
+    return value
