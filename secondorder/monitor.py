@@ -157,9 +157,10 @@ def untracked_leaf(
         Sequence number of the first graph node of a pass: what was computed before it
         was computed outside, even if from leaves that are known.
     """
-    known = known.union(map(id, more))
+    own = {id(part) for part in more}
     if value.grad_fn is None:
-        return value if value.requires_grad and id(value) not in known else None
+        lost = value.requires_grad and id(value) not in known and id(value) not in own
+        return value if lost else None
     seen: set[Any] = {None, *(part.grad_fn for part in more)}
     todo: list[Any] = [value.grad_fn]
     outside = False
@@ -170,7 +171,7 @@ def untracked_leaf(
         seen.add(node)
         leaf = getattr(node, "variable", None)
         if leaf is not None:
-            if outside or id(leaf) not in known:
+            if outside or (id(leaf) not in known and id(leaf) not in own):
                 return leaf
         elif since is not None and not outside and node._sequence_nr() < since:
             outside, seen, todo = True, {None}, []  # any leaf behind it will do

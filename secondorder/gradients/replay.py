@@ -19,7 +19,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,13 @@ SWAPPING = threading.RLock()  # held while modules that cannot be replicated are
 
 def modules_of(field: Any) -> list[nn.Module]:
     """All modules reachable from a field: a module, a bound method or a partial."""
-    owner = owner_of(field)
-    return [] if owner is None else list(owner.modules())
+    todo, found = [owner_of(field)], {}
+    while todo:
+        module = todo.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            todo += module._modules.values()
+    return list(found.values())
 
 
 def owner_of(field: Any) -> nn.Module | None:
@@ -46,8 +51,11 @@ def owner_of(field: Any) -> nn.Module | None:
 
 def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
     """Modules that functions of a field refer to, registered nowhere."""
+    todo = [
+        field,
+        *(v for module in known if may_refer(module) for v in referring(module)),
+    ]
     seen = {id(module) for module in known}
-    todo = [field, *(value for module in known for value in referring(module))]
     hidden: list[nn.Module] = []
     while todo:
         value = todo.pop()
@@ -68,6 +76,41 @@ def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
     return hidden
 
 
+def may_refer(module: nn.Module) -> bool:
+    """Whether the attributes of a module may refer to other modules or weights."""
+    # Those of torch's own layers do not, but for the flat weights of recurrent ones.
+    foreign = type(module).__module__.startswith("torch.nn.modules")
+    return not foreign or isinstance(module, nn.RNNBase)
+
+
+class Survey(NamedTuple):
+    """What a field is made of.
+
+    Attributes
+    ----------
+    modules : list of nn.Module
+        Those registered.
+    hidden : list of nn.Module
+        Those that functions refer to.
+    writes : bool
+        Whether one of them may write into its input.
+    """
+
+    modules: list[nn.Module]
+    hidden: list[nn.Module]
+    writes: bool
+
+    @classmethod
+    def of(cls, field: Field) -> "Survey":
+        """Look through a field."""
+        modules = modules_of(field)
+        # torch.compile cannot follow references.
+        compiling = torch.compiler.is_compiling()
+        hidden = [] if compiling else hidden_modules(field, modules)
+        marks = (vars(module).get("inplace") for module in (*modules, *hidden))
+        return cls(modules, hidden, any(mark is True for mark in marks))
+
+
 class Copying(nn.Module):
     """A field that is given copies of the state, since it writes into its input."""
 
@@ -85,11 +128,7 @@ class Copying(nn.Module):
 
 def protected(field: Field) -> Field:
     """A field that cannot overwrite the state, though ``inplace=True`` is in it."""
-    modules = modules_of(field)
-    if not torch.compiler.is_compiling():  # which cannot follow references
-        modules += hidden_modules(field, modules)
-    writes = any(getattr(module, "inplace", False) is True for module in modules)
-    return Copying(field) if writes else field
+    return Copying(field) if Survey.of(field).writes else field
 
 
 def referring(module: nn.Module) -> list[Any]:
@@ -134,12 +173,15 @@ class Weights:
     ----------
     originals : list of Tensor
         The parameters that require gradients, each once.
+    inner : list of Tensor
+        Those that are computed from others (``torch.func.functional_call``).
     """
 
     def __init__(self, field: Field) -> None:
-        self.field, self.modules = field, modules_of(field)
-        hidden = hidden_modules(field, self.modules)
-        self.hidden = [module for module in hidden if module._buffers]
+        survey = Survey.of(field)
+        self.field = Copying(field) if survey.writes else field
+        self.modules = modules_of(self.field) if survey.writes else survey.modules
+        self.hidden = [module for module in survey.hidden if module._buffers]
         rigid = [m for module in self.modules if opaque(module)
                  for m in module.modules()]  # fmt: skip
         self.rigid = list({id(m): m for m in rigid}.values())
@@ -151,6 +193,7 @@ class Weights:
         ]
         learned = {id(p): p for *_, p in self.tables if p.requires_grad}
         self.originals = list(learned.values())
+        self.inner = [p for p in self.originals if p.grad_fn is not None]
         self.aliases: list[Tensor] = []
         self.clones: list[tuple[nn.Module, nn.Module]] = []
 
@@ -162,11 +205,12 @@ class Weights:
         """The field on private aliases of its parameters and copies of its buffers."""
         pairs = zip(self.originals, self.aliases or self.originals, strict=True)
         stand_ins: dict[int, Any] = {id(p): alias for p, alias in pairs}
-        rigid = {id(m) for m in self.rigid}
+        shared = {id(m) for m in self.rigid}
         clones: dict[int, nn.Module] = {}
         for module in self.modules:
             clone = module
-            if id(module) not in rigid:
+            holds = module._parameters or module._buffers or module._modules
+            if id(module) not in shared and (holds or may_refer(module)):
                 clone = object.__new__(type(module))
                 clone.__dict__.update(vars(module))
             clones[id(module)] = clone
@@ -192,7 +236,7 @@ class Weights:
                     name: None if buffer is None else buffer.clone()
                     for name, buffer in module._buffers.items()
                 }
-            for name, value in table.items():
+            for name, value in table.items() if may_refer(module) else ():
                 if isinstance(value, (types.MethodType, functools.partial)):
                     table[name] = rebind(value, clones)
                 elif type(value) is list and any(id(v) in stand_ins for v in value):

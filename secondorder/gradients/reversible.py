@@ -38,7 +38,6 @@ from .replay import (
     Weights,
     autocast_again,
     autocast_state,
-    protected,
     without_saved_tensor_hooks,
 )
 from .tape import KICK, RECORD, Integers, Packed, Step, compile_tape
@@ -110,10 +109,10 @@ class Run:
         scale: Number | None = None,
         keep: int = 0,
     ) -> None:
-        self.plan, self.field = plan, protected(field)
+        self.plan = plan
         self.tracked = torch.is_grad_enabled()
         self.arguments = Arguments(args)
-        self.weights = Weights(self.field)
+        self.weights = Weights(field)
         numbers = {id(n): n for move in plan for n in differentiable(move)}
         self.numbers = list(numbers.values())
         self.inputs = (*self.weights.originals, *self.arguments.tensors, *self.numbers)
@@ -216,7 +215,7 @@ class Run:
         outputs: list[Tensor] = []
         value = state.x
         with self.undisturbed():
-            field, before = self.field, contents_of(leaves.args)
+            field, before = self.weights.field, contents_of(leaves.args)
             since = node_number() if self.tracked else 0
             for step in self.tape.steps:
                 move = self.plan[step.index]
@@ -358,8 +357,8 @@ class Run:
 
     def refuse_untracked(self, graph: Graph, known: set[int], since: int) -> None:
         """Raise if a force depends on a tensor that would get no gradient."""
-        inner = [p for p in self.weights.originals if p.grad_fn is not None]
-        stranger = untracked_leaf(graph[0], known, (*graph[1:], *inner), since)
+        roots = (*graph[1:], *self.weights.inner)
+        stranger = untracked_leaf(graph[0], known, roots, since)
         if stranger is not None:
             raise ValueError(
                 f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
