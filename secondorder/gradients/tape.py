@@ -13,13 +13,14 @@ layers of a Momentum ResNet: N·log2(1/γ)/8, the entropy that damping destroys.
 """
 
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..plan.moves import Damp, Drift, Kick, Plan, Record
+from ..plan.moves import Damp, Drift, Kick, Plan, Record, untimed
 from .fixed_point import FixedPoint, cast, fixed_point_for, power, samples
 
 KICK, DRIFT, DAMP, RECORD, PUSH, POP, SHIFT = range(7)
@@ -41,12 +42,57 @@ class Step(NamedTuple):
     origin: int = -1  # of a kick: the kick that evaluated its force
 
 
+class Steps:
+    """Instructions in columns of numbers: some thirty bytes each, not objects."""
+
+    def __init__(self) -> None:
+        self.codes, self.parts = bytearray(), bytearray()
+        self.indices, self.origins = array("i"), array("i")
+        self.factors = array("d")
+        self.others: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # what is no float
+
+    def append(self, step: Step) -> None:
+        """Note an instruction."""
+        factor = step.factor
+        single = factor[0] if isinstance(factor, tuple) and len(factor) == 1 else factor
+        plain = isinstance(single, float | int) and not step.read
+        if not plain:
+            self.others[len(self.codes)] = factor, step.read
+        self.codes.append(step.code)
+        self.parts.append(step.part)
+        self.indices.append(step.index)
+        self.origins.append(step.origin)
+        self.factors.append(single if plain else 0.0)
+
+    def at(self, n: int) -> Step:
+        """The instruction n."""
+        code, factor, read = self.codes[n], self.factors[n], ()
+        whole: Any = (factor,) if code == KICK else factor
+        if n in self.others:
+            whole, read = self.others[n]
+        elif code in (PUSH, POP, SHIFT):
+            whole = int(factor)
+        return Step(code, self.indices[n], self.parts[n], whole, read, self.origins[n])
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.codes)
+
+    def __iter__(self) -> Iterator[Step]:
+        """In the order of the forward pass."""
+        return map(self.at, range(len(self)))
+
+    def __reversed__(self) -> Iterator[Step]:
+        """In the order of the way back."""
+        return map(self.at, reversed(range(len(self))))
+
+
 class Tape(NamedTuple):
     """A compiled plan.
 
     Attributes
     ----------
-    steps : list of Step
+    steps : Steps
     grid : FixedPoint
     parts : int
         1 for v, 2 for v and the gap e.
@@ -56,7 +102,7 @@ class Tape(NamedTuple):
         Largest weight of the first force.
     """
 
-    steps: list[Step]
+    steps: Steps
     grid: FixedPoint
     parts: int
     reach: float
@@ -72,21 +118,25 @@ def compile_tape(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tape:
         If a damp weight is 0 or so small that its bits outweigh a stored state.
     """
     weights = host_weights(plan)
-    parts = 1 + any(isinstance(m, Kick) and m.velocity_copy != 0 for m in plan)
+    copies = (isinstance(m, Kick) and m.velocity_copy != 0 for m in untimed(plan))
+    parts = 1 + any(copies)
     weights, units = changes_of_units(plan, weights)
     reach, readout = position_sensitivity(plan, weights)
     grid = fixed_point_for(reach, readout, dtype, device)
     fx, fu = 2.0**grid.fx, 2.0**grid.fu
     s: list[Any] = [1.0] * parts
     depth: list[list[Any]] = [[] for _ in range(parts)]
-    steps: list[Step] = []
-    origin = -1
+    steps, origin = Steps(), -1
 
     def reads(c: Any) -> tuple[Any, ...]:
         return tuple(on(scale * c / fu, device) for scale in s)
 
+    def learns(c: Any, weight: Any) -> tuple[Any, ...]:
+        # The velocity is looked at for the gradient of a weight.
+        return reads(c) if isinstance(weight, Tensor) and weight.requires_grad else ()
+
     c: Any = 1.0
-    for i, (move, w) in enumerate(zip(plan, weights, strict=True)):
+    for i, (move, w) in enumerate(zip(untimed(plan), weights, strict=True)):
         before, c = c, units.get(i, c)
         if isinstance(move, Kick):
             origin = i if move.fresh else origin
@@ -95,16 +145,18 @@ def compile_tape(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tape:
             steps.append(Step(KICK, i, 0, factor, read, origin))
         elif isinstance(move, Drift):
             factor = on(w * s[0] * (fx / fu), device)
-            steps.append(Step(DRIFT, i, 0, factor, reads(c)[:1]))
+            steps.append(Step(DRIFT, i, 0, factor, learns(c, move.weight)[:1]))
         elif isinstance(move, Record):
             steps.append(Step(RECORD, i, 0, None, reads(c)[:1]))
         else:
             check_damp(w)
             for part in range(move.gap_only, parts):
-                steps.append(Step(DAMP, i, part, None, reads(before)))
+                steps.append(Step(DAMP, i, part, 0.0, learns(before, move.weight)))
                 s[part] = rebalance(s[part] * w, depth[part], steps, part, device)
-    pushes = [w for m, w in zip(plan, weights, strict=True) if isinstance(m, Kick)]
-    push = largest(pushes[0]) if pushes else 0.0
+    kicks = (
+        w for m, w in zip(untimed(plan), weights, strict=True) if isinstance(m, Kick)
+    )
+    push = largest(next(kicks, 0.0))
     return Tape(steps, grid, parts, reach, push)
 
 
@@ -267,7 +319,7 @@ class Integers:
 
 
 def rebalance(
-    s: Any, depth: list[Any], steps: list[Step], part: int, device: torch.device
+    s: Any, depth: list[Any], steps: Steps, part: int, device: torch.device
 ) -> Any:
     """Bring the scale back to [2^-8, 1]; append the byte moves that this takes."""
     while largest(s) > 1:
@@ -333,7 +385,7 @@ def check_damp(w: Any) -> None:
 
 def host_weights(plan: Plan) -> list[Any]:
     """The weight of every move as float, or as float64 CPU tensor per coordinate."""
-    weights = [m.scale if isinstance(m, Record) else m.weight for m in plan]
+    weights = [m.scale if isinstance(m, Record) else m.weight for m in untimed(plan)]
     tensors = {id(w): w.detach() for w in weights if isinstance(w, Tensor)}
     scalars = {k: w for k, w in tensors.items() if w.numel() == 1}
     values = {k: w.double().cpu() for k, w in tensors.items() if k not in scalars}
@@ -360,7 +412,7 @@ def changes_of_units(
     """
     found, units = [], {}
     c: Any = 1.0
-    for i, (move, w) in enumerate(zip(plan, weights, strict=True)):
+    for i, (move, w) in enumerate(zip(untimed(plan), weights, strict=True)):
         if isinstance(move, Kick):
             w = w / c
         elif isinstance(move, Drift | Record):
@@ -379,7 +431,7 @@ def position_sensitivity(plan: Plan, weights: Sequence[Any]) -> tuple[float, flo
     """``(max |∂x_N/∂v_n|, max readout)`` of a plan with frozen forces."""
     ahead: Any = 0.0
     farthest, readout = 0.0, 1.0
-    for move, w in zip(reversed(plan), reversed(weights), strict=True):
+    for move, w in zip(reversed(untimed(plan)), reversed(weights), strict=True):
         if isinstance(move, Drift):
             ahead = ahead + w
         elif isinstance(move, Damp) and not move.gap_only:

@@ -148,7 +148,7 @@ def check_unedited(run: Run, state: State) -> None:
     trace = state.trace
     grid = replace(run.tape.grid, dtype=trace.end.x.dtype)
     end = Integers.unpacked(grid, trace.unit, trace.end)
-    last = run.tape.steps[-1]
+    last = run.tape.steps.at(len(run.tape.steps) - 1)
     x, v = end.position(), end.velocity(last.read)
     for name, found, kept in (("x", state.x, x), ("v", state.v, v)):
         if not torch.equal(found.detach().nan_to_num(), kept.nan_to_num()):

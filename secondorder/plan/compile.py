@@ -22,7 +22,9 @@ from ..checks import Number
 from ..systems.equations import System, as_double
 from .flows import FLOWS, Numbers, Table, is_one, to_state_dtype
 from .grid import divide, next_float
-from .moves import Damp, Drift, Kick, Move, Plan, Record
+from .moves import Damp, Drift, Kick, Move, Plan, Record, Timed
+
+MANY = 1000  # kicks; before that objects are faster than columns
 
 
 def compile_plan(
@@ -75,6 +77,7 @@ def compile_plan(
         for ends in ((a, b) for a in (True, False) for b in (True, False))
     }
     momentum = Momentum.of(table, mass, like)
+    shared: dict[tuple[int, bool], Move] = {}
     plan: list[Move] = momentum.enter()
     record = momentum.record()
     kicks: list[tuple[int, float, int]] = []
@@ -88,7 +91,10 @@ def compile_plan(
                         if broken is None or not broken[i + (side < 0)]:
                             side = 0
                         fresh = moved or FLOWS[flows[row][0]].regroups
-                        plan.append(move._replace(fresh=fresh))
+                        own = shared.get((id(move), fresh))
+                        if own is None:
+                            own = shared[id(move), fresh] = move._replace(fresh=fresh)
+                        plan.append(own)
                         kicks.append((i, k + passed, side))
                         moved = False
                     else:
@@ -96,8 +102,11 @@ def compile_plan(
                         moved = moved or isinstance(move, Drift)
         plan.append(record)
     times = kick_times(t, h, kicks, like)
+    if len(kicks) >= MANY and not times.requires_grad:
+        return Timed(plan, times)
+    each = iter(times.unbind())
     return tuple(
-        move._replace(time=next(times)) if isinstance(move, Kick) else move
+        move._replace(time=next(each)) if isinstance(move, Kick) else move
         for move in plan
     )
 
@@ -230,10 +239,10 @@ def places(table: Table, joined: bool, first: bool, last: bool) -> Iterator[Plac
 
 def kick_times(
     t: Tensor, h: Tensor, kicks: Sequence[tuple[int, float, int]], like: Tensor
-) -> Iterator[Tensor]:
-    """Times of the kicks as tensors of the state's dtype, views of one tensor."""
+) -> Tensor:
+    """Times of the kicks, one row each, in the state's dtype."""
     if not kicks:
-        return
+        return t[:0]
     intervals, parts, sides = zip(*kicks, strict=True)
     index = torch.tensor(intervals, device=t.device)
     passed = torch.tensor(parts, dtype=t.dtype, device=t.device)
@@ -241,9 +250,12 @@ def kick_times(
     times = to_state_dtype(t[index] + passed * h[index], like)
     if t.ndim == 1:  # what a field makes of it should not be float64 in float32
         times = times.to(torch.promote_types(like.dtype, torch.float32))
-    ahead = (t[-1] - t[0]).detach() * torch.inf if any(sides) else None
-    for time, side in zip(times.unbind(), sides, strict=True):
-        yield time if ahead is None or not side else next_float(time, side * ahead)
+    if not any(sides):
+        return times
+    ahead = (t[-1] - t[0]).detach() * torch.inf
+    side = torch.tensor(sides, dtype=ahead.dtype, device=times.device)
+    toward = torch.where(side == 0, times.detach(), side * ahead.to(times.device))
+    return next_float(times, toward)
 
 
 def check_damping(table: Table, mass: Number, damping: Number, h: Tensor) -> None:

@@ -1,6 +1,8 @@
 """Reversible networks under DistributedDataParallel: two processes, one gradient."""
 
+import os
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,9 +19,11 @@ def network():
 
 
 def work(rank, folder):
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # no name of this machine is looked up
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
-    )
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2,
+        timeout=timedelta(minutes=2),
+    )  # fmt: skip
     net = DistributedDataParallel(network())
     net(noise(8, 4).chunk(2)[rank]).sum().backward()
     torch.save([p.grad for p in net.parameters()], f"{folder}/{rank}.pt")
