@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..plan.moves import Plan, walk
-from .replay import protected
+from .survey import protected
 
 
 def run_plainly(

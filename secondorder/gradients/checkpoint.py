@@ -21,7 +21,8 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from ..plan.moves import Kick, Plan, walk
 from .arguments import CHANGED, contents_of
 from .fixed_point import mixed
-from .replay import ScratchBuffers, hidden_modules, modules_of, protected
+from .replay import ScratchBuffers
+from .survey import hidden_modules, modules_of, protected
 
 UNFAITHFUL = (
     "a checkpointed segment gave another state when it ran again, so no gradient is "

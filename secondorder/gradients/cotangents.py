@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..plan.moves import Damp, Drift, Kick, Move, Record, shear
-from .tape import Integers, Step
+from .integers import Integers
+from .tape import Step
 
 Graph = tuple[Tensor, ...]  # a force, and the leaves x (and v) it was computed from
 

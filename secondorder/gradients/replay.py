@@ -17,141 +17,17 @@ same random numbers, the same precision and the same buffers:
 import functools
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Field = Callable[..., Tensor]
-REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
+from .survey import Copying, Field, Survey, may_refer, modules_of
+
 TABLES = {"_parameters", "_buffers", "_modules"}
 SWAPPING = threading.RLock()  # held while modules that cannot be replicated are changed
-
-
-def modules_of(field: Any) -> list[nn.Module]:
-    """All modules reachable from a field: a module, a bound method or a partial."""
-    todo, found = [owner_of(field)], {}
-    while todo:
-        module = todo.pop()
-        if module is not None and id(module) not in found:
-            found[id(module)] = module
-            todo += module._modules.values()
-    return list(found.values())
-
-
-def owner_of(field: Any) -> nn.Module | None:
-    """The module that a field is, or belongs to."""
-    while isinstance(field, functools.partial):
-        field = field.func
-    owner = getattr(field, "__self__", field)
-    return owner if isinstance(owner, nn.Module) else None
-
-
-def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
-    """Modules that functions of a field refer to, registered nowhere."""
-    todo = [
-        field,
-        *(v for module in known if may_refer(module) for v in referring(module)),
-    ]
-    seen = {id(module) for module in known}
-    hidden: list[nn.Module] = []
-    while todo:
-        value = todo.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            hidden.append(value)
-            todo += [*value._modules.values(), *referring(value)]
-        elif isinstance(value, functools.partial):
-            todo += [value.func, *value.args, *value.keywords.values()]
-        elif isinstance(value, types.MethodType):
-            todo += [value.__self__, value.__func__]
-        elif isinstance(value, types.FunctionType):
-            todo += contents(value)
-        elif type(value) in (list, tuple):
-            todo += [v for v in value if isinstance(v, nn.Module) or callable(v)]
-    return hidden
-
-
-def may_refer(module: nn.Module) -> bool:
-    """Whether the attributes of a module may refer to other modules or weights."""
-    # Those of torch's own layers do not, but for the flat weights of recurrent ones.
-    foreign = type(module).__module__.startswith("torch.nn.modules")
-    return not foreign or isinstance(module, nn.RNNBase)
-
-
-class Survey(NamedTuple):
-    """What a field is made of.
-
-    Attributes
-    ----------
-    modules : list of nn.Module
-        Those registered.
-    hidden : list of nn.Module
-        Those that functions refer to.
-    writes : bool
-        Whether one of them may write into its input.
-    """
-
-    modules: list[nn.Module]
-    hidden: list[nn.Module]
-    writes: bool
-
-    @classmethod
-    def of(cls, field: Field) -> "Survey":
-        """Look through a field."""
-        modules = modules_of(field)
-        # torch.compile cannot follow references.
-        compiling = torch.compiler.is_compiling()
-        hidden = [] if compiling else hidden_modules(field, modules)
-        marks = (vars(module).get("inplace") for module in (*modules, *hidden))
-        return cls(modules, hidden, any(mark is True for mark in marks))
-
-
-class Copying(nn.Module):
-    """A field that is given copies of the state, since it writes into its input."""
-
-    def __init__(self, field: Field) -> None:
-        super().__init__()
-        self.field = field
-        # The module of a bound method: its parameters are found through this one.
-        self.owner = owner_of(field)
-
-    def forward(self, time: Any, x: Tensor, *args: Any) -> Tensor:
-        """Evaluate the field."""
-        copies = (a.clone() if getattr(a, "shape", 0) == x.shape else a for a in args)
-        return self.field(time, x.clone(), *copies)
-
-
-def protected(field: Field) -> Field:
-    """A field that cannot overwrite the state, though ``inplace=True`` is in it."""
-    return Copying(field) if Survey.of(field).writes else field
-
-
-def referring(module: nn.Module) -> list[Any]:
-    """Attributes of a module that may refer to other modules without registering."""
-    return [value for value in vars(module).values() if type(value) in REFERRING]
-
-
-def contents(function: types.FunctionType) -> list[Any]:
-    """What a function refers to: closure, defaults, and globals that it names."""
-    cells = function.__closure__ or ()
-    found = [cell.cell_contents for cell in cells if cell_filled(cell)]
-    names = function.__code__.co_names
-    found += [function.__globals__[n] for n in names if n in function.__globals__]
-    return [*found, *(function.__defaults__ or ())]
-
-
-def cell_filled(cell: types.CellType) -> bool:
-    """Whether a variable of a closure has a value yet."""
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
 
 
 def opaque(module: nn.Module) -> bool:

@@ -33,6 +33,7 @@ from ..plan.moves import Kick, Plan, Record, force
 from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
 from .cotangents import Cotangents, Graph, detached, differentiable
 from .fixed_point import fingerprint, power_above, unit_of
+from .integers import Integers, Packed
 from .replay import (
     RandomStates,
     Weights,
@@ -40,7 +41,7 @@ from .replay import (
     autocast_state,
     without_saved_tensor_hooks,
 )
-from .tape import KICK, RECORD, Integers, Packed, Step, compile_tape
+from .tape import KICK, RECORD, Step, compile_tape
 from .usable import check_grads, check_usable
 
 Field = Callable[..., Tensor]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..gradients.integers import Integers, Packed
 from ..gradients.reversible import Run, Trace
-from ..gradients.tape import Integers, Packed, host_weights
+from ..gradients.tape import host_weights
 from ..plan.moves import Plan, Record, log_determinant, reverse, walk
 
 Field = Callable[..., Tensor]
