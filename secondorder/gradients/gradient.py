@@ -84,8 +84,8 @@ class Gradient:
         """Run ``plan, field, x, v`` (and ``args``); return the recorded states."""
         if self.run_plan is None:
             raise ValueError(
-                f"`gradient` {self.name!r} belongs to torchdiffeq's solvers, it runs "
-                'no plan; use "backprop", "checkpoint" or "reversible"'
+                f"`gradient` {self.name!r} belongs to torchdiffeq's solvers, it "
+                'runs no plan; use "backprop", "checkpoint" or "reversible"'
             )
         return self.run_plan(*problem, **self.options)
 
@@ -103,8 +103,8 @@ def find_gradient(value: Any, table: Mapping[str, Gradient]) -> Gradient:
         return table[value]
     if isinstance(value, Gradient):
         return value
-    if isinstance(value, functools.partial):
-        return find_gradient(value.func, table)(**value.keywords)
+    if isinstance(value, functools.partial) and isinstance(value.func, Gradient):
+        return value()  # options alone make a route with these options
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
         known = inspect.signature(value).parameters.values()

@@ -161,3 +161,40 @@ def test_backprop_has_second_derivatives_vmap_and_compiles_whole():
     whole = torch.compile(net, backend="eager", fullgraph=True)
     x = noise(2, 3)
     torch.testing.assert_close(whole(x), net(x))
+
+
+def test_gradients_are_objects_with_options():
+    assert so.reversible(keep=3) == functools.partial(so.reversible, keep=3)()
+    assert so.reversible(keep=3)(scale=2.0).options == {"keep": 3, "scale": 2.0}
+    assert repr(so.checkpoint(segments=4)) == "checkpoint(segments=4)"
+    with pytest.raises(TypeError, match="`depth` is no option.*segments"):
+        so.checkpoint(depth=4)
+    with pytest.raises(TypeError, match="none"):
+        so.backprop(keep=1)
+    with pytest.raises(ValueError, match="`keep`"):
+        so.reversible(keep=-1)
+    with pytest.raises(ValueError, match="runs no plan"):
+        so.adjoint((), Field(), noise(3), noise(3))
+
+
+def test_adjoint_fits_its_solvers_like_the_others():
+    system = so.SecondOrder(Field(), 0.8)
+    start = (noise(4, 3, dtype=torch.float64), None)
+    one, two = (
+        so.odeint(system, start, [0.0, 0.5], method="dopri5", gradient=g).x
+        for g in (functools.partial(so.adjoint), "adjoint")
+    )
+    assert torch.equal(one, two)
+
+
+def test_a_route_of_ones_own_is_a_function_of_a_plan():
+    calls = []
+
+    def counting(plan, field, x, v, args=(), *, label="mine"):
+        calls.append(label)
+        return so.backprop(plan, field, x, v, args)
+
+    system, start = so.SecondOrder(Field(), 0.8), (noise(4, 3).double(), None)
+    for gradient in (counting, functools.partial(counting, label="yours")):
+        so.odeint(system, start, [0.0, 0.5], gradient=gradient)
+    assert calls == ["mine", "yours"]

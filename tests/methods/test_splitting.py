@@ -224,3 +224,23 @@ def test_stiff_methods_never_step_backwards():
             so.METHODS[name], system, torch.tensor([0.0, 1.0]), [3], torch.zeros(1)
         )
         assert all(m.weight > 0 for m in plan if isinstance(m, Kick | Drift))
+
+
+@pytest.mark.parametrize(
+    "flows, says",
+    [
+        ((("R", 0.5), ("X", 1.0), ("R", 0.5)), "letters out of"),
+        ((), "letters out of"),
+        ((("R", 1.0), ("A", 1.0)), "mix the letters"),
+        ((("R", 1.0), ("D", 0.5)), "0.5 steps of time"),
+        ((("B", 0.5), ("A", 1.0)), "0.5 steps of force"),
+    ],
+)
+def test_flows_that_are_no_step_are_refused_when_the_method_is_built(flows, says):
+    with pytest.raises(ValueError, match=says):
+        so.Splitting(order=1, flows=flows)
+
+
+def test_a_rule_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="`rule`"):
+        so.Splitting(order=1, flows=(("R", 1.0), ("D", 1.0)), rule="implicit")
