@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 
 Number = float | Tensor
+NO_SLOPE = (
+    "`event_fn` does not depend on the state or the time through autograd; compute it "
+    "with torch operations, or solve under torch.no_grad()"
+)
 
 
 def describe(value: object) -> str:
@@ -62,16 +66,19 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
     return value
 
 
-def momentum(gamma: Number) -> None:
-    """Raise unless every momentum lies in [0, 1)."""
+def momentum(gamma: Number, rule: str = "momentum") -> None:
+    """Raise unless every momentum lies in [0, 1), or in [−1, 1] if unnormalised."""
+    signed = rule == "unnormalised"
     if isinstance(gamma, Tensor):
-        fine = bool(((gamma >= 0) & (gamma < 1)).all())
+        fine = (gamma.abs() <= 1) if signed else (gamma >= 0) & (gamma < 1)
+        fine = bool(fine.all())
     else:
-        fine = 0 <= gamma < 1
+        fine = abs(gamma) <= 1 if signed else 0 <= gamma < 1
     if not fine:
         raise ValueError(
-            f"`gamma` must lie in [0, 1), got {describe(gamma)}; 0 is the residual "
-            "network, values near 1 keep the most momentum"
+            f"`gamma` must lie in {'[-1, 1]' if signed else '[0, 1)'}, got "
+            f"{describe(gamma)}; 0 is the residual network, values near 1 keep the "
+            "most momentum" + ("" if signed else ', rule="unnormalised" takes -1 to 1')
         )
 
 
@@ -213,9 +220,46 @@ def step_size(value: Any) -> float | None:
 
 def tolerance(value: Any, name: str) -> float | None:
     """Return a tolerance if it is None or positive and finite, or raise."""
-    if value is not None and not (value > 0 and math.isfinite(value)):
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        if value.ndim > 0 or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(
+                f"`{name}` must be one number for the whole state, got a tensor of "
+                f"shape {tuple(value.shape)}, {value.dtype}; scale the coordinates if "
+                "they need tolerances of their own"
+            )
+        value = value.detach().item()
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
+    value = float(value)
+    if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"`{name}` must be positive and finite, got {value!r}")
     return value
+
+
+def event_value(g: Any, batch: tuple[int, ...] = ()) -> Tensor:
+    """Return the value of an event function as ``(k,)`` or ``(batch, k)``, or raise.
+
+    A boolean function becomes −1 and 1, which changes sign where it changes.
+    """
+    fits = isinstance(g, Tensor) and g.ndim <= len(batch) + 1
+    if not fits or g.shape[: len(batch)] != batch:
+        got = tuple(g.shape) if isinstance(g, Tensor) else type(g).__name__
+        want = "(batch,) or (batch, k)" if batch else "() or (k,)"
+        raise ValueError(
+            f"`event_fn` must return a tensor of shape {want}, got {got}"
+            + ("" if batch else "; one event per sample needs per_sample=True")
+        )
+    if g.is_complex():
+        raise TypeError(
+            f"`event_fn` must return real numbers, whose sign can change, got {g.dtype}"
+        )
+    if g.dtype == torch.bool:
+        g = 2.0 * g - 1.0
+    elif not g.is_floating_point():
+        g = g.double()
+    return g.unsqueeze(-1) if g.ndim == len(batch) else g
 
 
 def count(value: Any, name: str, least: int = 1) -> int:

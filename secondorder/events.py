@@ -15,25 +15,22 @@ References: Chen, Amos, Nickel, "Learning Neural Event Functions for Ordinary
 Differential Equations", ICLR 2021, section 3.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from . import checks
-from .gradients import GRADIENTS, Gradient, backprop, find_gradient
+from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import METHODS, External, Method, Splitting, check_fit, find_method
+from .methods.event_search import Search, find_step, refine_event
 from .monitor import MonitoredField
-from .plan import Record
-from .roots import chandrupatla
 from .solution import DenseOutput, Solution, Stats
 from .systems import Problem, System
 from .systems.problem import forced
 
-State = tuple[Tensor, Tensor]
-CHUNK = 32  # steps taken between two looks at the signs: one device synchronisation
 MOST_STEPS = 10_000
 
 
@@ -155,256 +152,33 @@ def odeint_event(
             "no grid of times to take them from"
         )
     h = -step_size if reverse_time else step_size
-    steps = MOST_STEPS if horizon is None else max(1, round(horizon / step_size))
+    steps, wait = MOST_STEPS, math.inf
+    if horizon is not None:
+        steps, wait = max(1, math.ceil(horizon / step_size - 1e-9)), float(horizon)
     core, enter, leave = system.in_modes(x)
     watched = MonitoredField(core.field)
     search = Search(
         core.replace(watched), cast(Splitting, how), route, problem.args, event_fn,
-        leave, per_sample, h, steps,
+        leave, per_sample, h, steps, wait,
     )  # fmt: skip
     inner = enter(x), enter(v)
-    count, before = find_step(search, inner, t0)
-    event_t, end, index = refine_event(search, inner, t0, count, before)
+    found = find_step(search, inner, t0)
+    event_t, end, index = refine_event(search, inner, t0, found)
     end = leave(end[0]), leave(end[1])
     xs, vs = (torch.stack(pair) for pair in zip((x, v), end, strict=True))
-    most = int(count.max()) if isinstance(count, Tensor) else count
+    most = found.count
+    if isinstance(most, Tensor):
+        most = int(most.max()) if most.numel() else 0
     stats = Stats(watched.evaluations, accepted=most + 1)
     t = torch.stack([t0, event_t], -1)
     # Whole steps, and what is left; per-sample paths have no dense output.
-    strides = h * torch.arange(most + 1, dtype=t0.dtype, device=t0.device)
-    steps_taken = () if per_sample else (torch.cat([t0 + strides, t[1:]]),)
+    steps_taken: tuple[Tensor, ...] = ()
+    if not per_sample:
+        strides = h * torch.arange(most + 1, dtype=t0.dtype, device=t0.device)
+        nodes = t0 + strides
+        if most and bool(nodes[-1].detach() == event_t.detach()):
+            nodes = nodes[:-1]
+        steps_taken = (torch.cat([nodes, t[1:]]),)
     dense = DenseOutput(how, problem, t, xs, vs, steps_taken)
     event = index if per_sample else int(index)
     return event_t.to(kind), Solution(t, xs, vs, stats, dense, event)
-
-
-class Search(NamedTuple):
-    """What stays the same while an event is looked for."""
-
-    core: System
-    method: Splitting
-    gradient: Gradient
-    args: tuple[Any, ...]
-    event_fn: Callable[..., Tensor]
-    leave: Callable[[Tensor], Tensor]
-    per_sample: bool
-    h: float
-    steps: int
-
-    def flow(
-        self,
-        state: State,
-        t: Tensor,
-        counts: Sequence[int] = (1,),
-        route: Gradient = backprop,
-        every: bool = False,
-    ) -> Any:
-        """States at the end of a time grid, or at every time of it."""
-        plan = self.method.compile(self.core, t, list(counts), state[0])
-        if not every:
-            *moves, last = plan
-            plan = (*(m for m in moves if not isinstance(m, Record)), last)
-        states = route.run(plan, self.core.field, *state, self.args)
-        return states if every else states[-1]
-
-    def event(self, t: Tensor, state: State) -> Tensor:
-        """The event functions at a state, ``(k,)`` or ``(batch, k)``."""
-        g: Any = self.event_fn(t, *(self.leave(part) for part in state))
-        batch = tuple(t.shape)  # () or (batch,)
-        fits = isinstance(g, Tensor) and g.ndim <= len(batch) + 1
-        if not fits or g.shape[: len(batch)] != batch:
-            got = tuple(g.shape) if isinstance(g, Tensor) else type(g).__name__
-            want = "(batch,) or (batch, k)" if batch else "() or (k,)"
-            raise ValueError(
-                f"`event_fn` must return a tensor of shape {want}, got {got}"
-                + ("" if batch else "; one event per sample needs per_sample=True")
-            )
-        return g.reshape(*batch, -1)
-
-
-def find_step(search: Search, state: State, t0: Tensor) -> tuple[int | Tensor, State]:
-    """Steps before a sign changes, and the state there.
-
-    Returns
-    -------
-    count : int, or Tensor ``(batch,)``
-        The change lies in step ``count``.
-    before : (Tensor, Tensor)
-        The state after that many steps.
-    """
-    with torch.no_grad():
-        state, t0 = (state[0].detach(), state[1].detach()), t0.detach()
-        sign = first_sign(search, state, t0)
-        found = torch.zeros(t0.shape, dtype=torch.bool, device=t0.device)
-        lost, count = torch.zeros_like(found), torch.zeros_like(found, dtype=torch.long)
-        before = state
-        for start in range(0, search.steps, CHUNK):
-            size = min(CHUNK, search.steps - start)
-            times = t0.unsqueeze(-1) + search.h * torch.arange(
-                start, start + size + 1, dtype=t0.dtype, device=t0.device
-            )
-            states = search.flow(state, times, [1] * size, every=True)
-            for k, last in enumerate([state, *states[:-1]]):
-                g = search.event(times[..., k + 1], states[k])
-                sign = torch.where(sign == 0, g.sign(), sign)
-                lost = lost | (~g.isfinite().all(-1) & ~found)
-                new = (g.sign() != sign).any(-1) & ~found
-                count = torch.where(new, start + k, count)
-                x, v = (
-                    torch.where(column(new, old), value, old)
-                    for value, old in zip(last, before, strict=True)
-                )
-                before = x, v
-                found = found | new
-            if bool(lost.any()):
-                raise RuntimeError(
-                    "`event_fn` is not finite after at most "
-                    f"{start + size} steps, so the solution has probably blown up; try "
-                    "smaller steps"
-                )
-            if bool(found.all()):
-                return (count if search.per_sample else int(count)), before
-            state = states[-1]
-    wait = search.steps * abs(search.h)
-    who = ""
-    if search.per_sample:
-        idle = (~found).nonzero().flatten().tolist()
-        who = f" for {len(idle)} of {len(found)} samples (the first are {idle[:5]})"
-    raise RuntimeError(
-        f"no sign of `event_fn` changed within {wait:.6g} of t0{who}; wait longer with "
-        "`horizon`, take smaller steps (two changes within one step are not seen), or "
-        "check that the event happens in this direction of time"
-    )
-
-
-def first_sign(search: Search, state: State, t0: Tensor) -> Tensor:
-    """The signs just after the start: a zero at the start itself is no event."""
-    t = t0 + probe(search, state)
-    return search.event(t, search.flow(state, torch.stack([t0, t], -1))).sign()
-
-
-def probe(search: Search, state: State) -> float:
-    """A time in which a state moves by more than its rounding, but hardly at all."""
-    return search.h * torch.finfo(state[0].dtype).eps ** 0.5
-
-
-def refine_event(
-    search: Search, state: State, t0: Tensor, count: Any, before: State
-) -> tuple[Tensor, State, Tensor]:
-    """Time, state and index of the event in step ``count``, with their gradients."""
-    wanted = torch.is_grad_enabled()
-    # An integer tensor times a float would be a float32.
-    steps = count.to(t0) if search.per_sample else count
-    start = t0 + search.h * steps
-    if wanted:
-        # The path again, now by the gradient route that was asked for.
-        if search.per_sample:
-            most = int(count.max())
-            strides = torch.arange(most + 1, dtype=t0.dtype, device=t0.device)
-            # Samples that are there already wait: steps of length 0 change nothing.
-            strides = strides.minimum(steps.unsqueeze(-1))
-            grid, counts = t0.unsqueeze(-1) + search.h * strides, [1] * most
-        else:
-            grid, counts = torch.stack([t0, start]), [count] if count else []
-        before = search.flow(state, grid, counts, search.gradient) if counts else state
-    with torch.no_grad():
-        here = before[0].detach(), before[1].detach()
-        length, index = locate(search, here, start.detach(), count)
-        event_t = start.detach() + length
-    if wanted:
-        rate = event_rate(search, here, start.detach(), event_t, index)
-        end = search.flow(
-            before, torch.stack([start, event_t], -1), route=search.gradient
-        )
-        g = pick(search.event(event_t, end), index)
-        event_t = ImplicitTime.apply(g, event_t, rate)
-    end = search.flow(before, torch.stack([start, event_t], -1), route=search.gradient)
-    return event_t, end, index
-
-
-def locate(
-    search: Search, state: State, start: Tensor, count: Any
-) -> tuple[Tensor, Tensor]:
-    """Length of the last, partial step, and which of the functions is zero there."""
-    h = search.h
-    upper = torch.full_like(start, h)
-    # In the very first step the zero at its start, if any, stays outside.
-    lower = torch.where(
-        torch.as_tensor(count, device=start.device) == 0, probe(search, state), 0.0
-    ).to(start)
-
-    def value(k: int, length: Tensor) -> Tensor:
-        t = start + length
-        end = search.flow(state, torch.stack([start, t], -1))
-        return search.event(t, end)[..., k]
-
-    low, high = (
-        search.event(start + s, search.flow(state, torch.stack([start, start + s], -1)))
-        for s in (lower, upper)
-    )
-    eps = torch.finfo(state[0].dtype).eps
-    tolerance = 2 * eps * abs(h) + 2 * torch.finfo(start.dtype).eps * start.abs()
-    lengths = []
-    for k in range(low.shape[-1]):
-        fired = low[..., k].sign() * high[..., k].sign() <= 0
-        if not bool(fired.any()):
-            lengths.append(torch.full_like(start, torch.inf))
-            continue
-        # Without a change of sign there is nothing to find: an empty bracket.
-        top = torch.where(fired, upper, lower)
-        ends = low[..., k], high[..., k]
-        root = chandrupatla(partial(value, k), lower, top, *ends, tolerance)
-        lengths.append(torch.where(fired, root.abs(), torch.inf))
-    length, index = torch.stack(lengths, -1).min(-1)
-    # Rounding may have moved a change of sign just across the end of the step.
-    length = torch.where(length.isfinite(), length, abs(h))
-    return length.copysign(upper), index
-
-
-def event_rate(
-    search: Search, state: State, start: Tensor, event_t: Tensor, index: Tensor
-) -> Tensor:
-    """dg/dt along the flow of the last step, shape of the time."""
-    with torch.enable_grad():
-        t = event_t.detach().requires_grad_()
-        end = search.flow(state, torch.stack([start, t], -1))
-        g = pick(search.event(t, end), index)
-        if not g.requires_grad:
-            raise ValueError(
-                "`event_fn` does not depend on the state or the time through autograd; "
-                "compute it with torch operations, or solve under torch.no_grad()"
-            )
-        (rate,) = torch.autograd.grad(g.sum(), t)
-    return rate
-
-
-class ImplicitTime(torch.autograd.Function):
-    """The time t* at which g is zero: dt* = −dg/(dg/dt)."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, time: Tensor, rate: Tensor) -> Tensor:
-        """Return the time."""
-        ctx.save_for_backward(rate)
-        ctx.dtype = g.dtype
-        return time.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        """Gradient of g."""
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "event times have first derivatives only, but `create_graph=True` was "
-                "asked for"
-            )
-        (rate,) = ctx.saved_tensors
-        return (-grad / rate).to(ctx.dtype), None, None
-
-
-def pick(g: Tensor, index: Tensor) -> Tensor:
-    """The entry ``index`` of the last axis."""
-    return g.gather(-1, index.unsqueeze(-1)).squeeze(-1)
-
-
-def column(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask ``()`` or ``(batch,)`` that broadcasts against a state."""
-    return mask.reshape(*mask.shape, *[1] * (like.ndim - mask.ndim))

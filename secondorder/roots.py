@@ -22,8 +22,8 @@ def chandrupatla(
     fb: Tensor,
     tolerance: Tensor,
     most: int = 60,
-) -> Tensor:
-    """Roots of f in [a, b], for all entries of a tensor at once.
+) -> tuple[Tensor, Tensor]:
+    """Roots of f in [a, b], for all entries of a tensor at once, and f there.
 
     Inverse quadratic interpolation where the three last points are on a curve that
     allows it, bisection elsewhere.
@@ -37,7 +37,8 @@ def chandrupatla(
         c, fc = torch.where(same, a, b), torch.where(same, fa, fb)
         b, fb = torch.where(same, b, a), torch.where(same, fb, fa)
         a, fa = x, fx
-        best = torch.where(fa.abs() < fb.abs(), a, b)
+        nearer = fa.abs() < fb.abs()
+        best, least_f = torch.where(nearer, a, b), torch.where(nearer, fa, fb)
         width = (b - a).abs()
         if bool(((width <= tolerance) | (fa == 0) | (fb == 0)).all()):
             break
@@ -48,4 +49,35 @@ def chandrupatla(
         least = (0.5 * tolerance / width).clamp(max=0.5)
         t = torch.where(safe & iqi.isfinite(), iqi, 0.5)
         t = t.maximum(least).minimum(1 - least)
-    return best
+    return best, least_f
+
+
+def first_change(
+    f: Callable[[Tensor], Tensor],
+    sign: Tensor,
+    a: Tensor,
+    b: Tensor,
+    fa: Tensor,
+    fb: Tensor,
+    tolerance: Tensor,
+) -> Tensor:
+    """Where in [a, b] a function loses the sign that it has at a; a root, if it is one.
+
+    A function that stays at zero has no root to converge to: it is bisected for where
+    the zeros begin.
+    """
+    root, value = chandrupatla(f, a, b, fa, fb, tolerance)
+    if not bool((value == 0).any()):
+        return root
+    back = (a - root).sign() * (4 * tolerance).minimum((a - root).abs())
+    flat = (value == 0) & (f(root + back).sign() != sign)
+    if not bool(flat.any()):
+        return root
+
+    def lost(x: Tensor) -> Tensor:
+        return torch.where(f(x).sign() == sign, sign, -sign)
+
+    # Where nothing is flat, the bracket is empty.
+    end = torch.where(flat, root, a)
+    begin, _ = chandrupatla(lost, a, end, sign, -sign, tolerance)
+    return torch.where(flat, begin, root)

@@ -10,7 +10,7 @@ Reference: Hairer, Nørsett, Wanner, "Solving Ordinary Differential Equations I"
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,11 +28,12 @@ class Stats:
     evaluations : int
         Evaluations of the field in the forward pass.
     accepted, rejected : int
-        Steps kept and steps thrown away (0 for fixed-step methods).
+        Steps kept and steps thrown away (0 for fixed-step methods).  SciPy does not
+        tell its steps: ``accepted`` is None.
     """
 
     evaluations: int
-    accepted: int
+    accepted: int | None
     rejected: int = 0
 
 
@@ -53,6 +54,8 @@ class DenseOutput:
         where they began.
     broken : tuple of bool
         Which times are breakpoints; empty where none is.
+    recorded : bool
+        Whether the solve was recorded by autograd; else this is not, either.
     """
 
     method: Any
@@ -62,9 +65,15 @@ class DenseOutput:
     v: Tensor
     steps: tuple[Any, ...] = ()
     broken: tuple[bool, ...] = ()
+    recorded: bool = field(default_factory=torch.is_grad_enabled)
 
     def __call__(self, times: Tensor) -> State:
         """The states ``(x, v)`` at times ``(k,)``, each ``(k, *x0.shape)``."""
+        with torch.set_grad_enabled(self.recorded and torch.is_grad_enabled()):
+            return self.states(times)
+
+    def states(self, times: Tensor) -> State:
+        """The states, recorded by autograd where that is enabled."""
         if self.t.ndim != 1:
             raise ValueError(
                 "dense output needs one time grid for all samples; solve with a 1-D `t`"
@@ -93,18 +102,26 @@ class DenseOutput:
 
     def inside(self, i: int, times: Tensor) -> list[State]:
         """States at times of interval i; at its ends, the states themselves."""
-        ends = {
-            self.t[k].item(): (self.x[k], self.v[k])
-            for k in (i, i + 1)
-            if k < len(self.t)
-        }
-        at_end = [ends.get(time) for time in times.tolist()]
-        if not times.requires_grad:
-            known = [state for state in at_end if state is not None]
-            if len(known) == len(at_end):
-                return known
+        ends = {self.t[k].item(): k for k in (i, i + 1) if k < len(self.t)}
+        alone = 0 if len(self.t) == 1 else None
+        places = [ends.get(time, alone) for time in times.tolist()]
+        known = [
+            None if k is None else self.at(k, time)
+            for k, time in zip(places, times, strict=True)
+        ]
+        if None not in places:
+            return [state for state in known if state is not None]
         x, v = self.method.between(self, i, times)
-        return [state or (x[k], v[k]) for k, state in enumerate(at_end)]
+        return [state or (x[k], v[k]) for k, state in enumerate(known)]
+
+    def at(self, k: int, time: Tensor) -> State:
+        """The state at the k-th time, which changes with time as the solution does."""
+        x, v = self.x[k], self.v[k]
+        if not (torch.is_grad_enabled() and time.requires_grad):
+            return x, v
+        _, a = self.problem.system(self.t[k].to(x), (x, v), *self.problem.args)
+        h = (time - self.t[k]).to(x)  # 0
+        return x + h * v + h * h / 2 * a, v + h * a
 
 
 class Solution:
@@ -192,7 +209,7 @@ class Solution:
         times = torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
         x, v = self.dense(times.reshape(-1))
         tail = self.x.shape[1:]
-        return x.reshape(*times.shape, *tail), v.reshape(*times.shape, *tail)
+        return x.reshape((*times.shape, *tail)), v.reshape((*times.shape, *tail))
 
 
 def quintic_hermite(

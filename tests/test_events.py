@@ -391,7 +391,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("change", "error", "text"), WRONG)
 def test_what_cannot_be_right_raises(change, error, text):
-    x = torch.ones(2, dtype=D)
+    x = torch.ones(2, dtype=D, requires_grad=True)
     how = {"t0": 0.0, "event_fn": first_coordinate, "step_size": 0.1, **change}
     with pytest.raises(error, match=text):
         so.odeint_event(falling(), (x, None), how.pop("t0"), **how)

@@ -1,8 +1,12 @@
 """The command line: ``python -m secondorder demo | verify | orders | memory``."""
 
 import argparse
+import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+
+from .arguments import parse, refuse
 
 # Each command is a module with main(argv) -> exit status, imported when it is called.
 COMMANDS = {
@@ -18,11 +22,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m secondorder",
         description="Second-order neural ODEs and Momentum ResNets.",
-        epilog="Each command has its own --help.",
+        epilog="Each command has its own --help. Exit status: 0 if all is well, 1 if a "
+        "check failed, 2 for bad arguments, 3 for an error.",
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, text in COMMANDS.items():
         # Everything after the name belongs to the command, --help included.
         commands.add_parser(name, help=text, add_help=False)
-    args, rest = parser.parse_known_args(argv)
-    return import_module(f".{args.command}", __name__).main(rest)
+    args, rest = parse(parser, argv, known_only=True)
+    command = import_module(f".{args.command}", __name__)
+    text = command.parser()
+    parse(text, rest)  # whatever is wrong with them, before any work
+    try:
+        return command.main(rest)
+    except KeyboardInterrupt:
+        print(f"{text.prog}: interrupted", file=sys.stderr)
+        return 130  # as shells count it
+    except OSError as error:  # the disk is full, a directory has gone
+        refuse(text.prog, error)
+    except Exception:
+        traceback.print_exc()
+        return 3  # an error, not a failed check

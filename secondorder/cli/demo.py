@@ -26,6 +26,7 @@ from ..models import SecondOrderODE
 from ..representability.propagator import Propagator
 from ..systems import Autonomous, Newton, SecondOrder
 from ..training import History, Model, fit
+from .arguments import directory, parse, replaceable
 from .demo_figures import draw_cubic, draw_linear, draw_oscillator, draw_rings
 from .demo_models import (
     FIRST_ORDER,
@@ -280,11 +281,11 @@ def parser() -> argparse.ArgumentParser:
         description="Fit −x³, nested rings, a linear map and a noisy oscillator with a "
         "first-order and a second-order flow; write figures and a table.",
     )
-    text.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
+    text.add_argument("--out", type=directory, default=Path("figures"), metavar="DIR")
     text.add_argument("--only", choices=ACTS, nargs="+", default=list(ACTS))
     text.add_argument(
         "--silverbox",
-        type=Path,
+        type=silverbox_record,
         metavar="PATH",
         help="fit this record too: SNLS80mV.csv, which the PyPI package "
         "nonlinear-benchmarks downloads (two minutes more)",
@@ -297,18 +298,29 @@ def parser() -> argparse.ArgumentParser:
     return text
 
 
+def silverbox_record(path: str) -> data.Silverbox:
+    """The type of ``--silverbox``: a file that must be the published record."""
+    try:
+        return data.silverbox(path)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return the exit status."""
-    args = parser().parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args, _ = parse(text := parser(), argv)
+    replaceable(text, (args.out / f"{name}.png" for name in args.only))
     bar = sys.stderr.isatty()
 
     def train(
         model: Model, loss: Callable[[Model], Tensor], steps: int, lr: float
     ) -> History:
-        return fit(model, loss, max(2, steps // 50) if args.fast else steps, lr, bar)
+        steps = max(2, steps // 50) if args.fast else steps
+        history = fit(model, loss, steps, lr, bar)
+        if history.stopped.startswith("interrupted"):
+            raise KeyboardInterrupt  # the table is not made of half-trained models
+        return history
 
-    record = data.silverbox(args.silverbox) if args.silverbox else None
     rows = [line("task", "measure", ORDERS, "what theory says")]
     # The random state outside the demo is left as it was.
     with torch.random.fork_rng(devices=[]):
@@ -318,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds = time.perf_counter() - start
             print(f"{name}: {args.out / name}.png ({seconds:.0f} s)", flush=True)
         print(f"\n{table(rows)}", flush=True)
-        if record is not None:
+        if args.silverbox is not None:
             settings = {"length": 100, "count": 4, "rounds": 2} if args.fast else {}
-            print(f"\n{silverbox_table(silverbox(record, **settings))}")
+            print(f"\n{silverbox_table(silverbox(args.silverbox, **settings))}")
     return 0

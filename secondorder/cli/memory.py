@@ -7,7 +7,6 @@ count, and tensors that share memory count once.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from .. import plot
 from ..models import MomentumNet
 from ..monitor import SavedBytes
+from .arguments import count, directory, parse, replaceable
 
 ROUTES = ("backprop", "checkpoint", "reversible")
 
@@ -55,17 +55,33 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m secondorder memory",
         description="Count the bytes that each gradient route keeps, against depth.",
     )
-    text.add_argument("--out", type=Path, metavar="DIR", help="write memory.png there")
-    text.add_argument("--depth", type=int, nargs="+", default=[10, 30, 100, 300, 1000])
+    text.add_argument(
+        "--out", type=directory, metavar="DIR", help="write memory.png there"
+    )
+    text.add_argument(
+        "--depth", type=count, nargs="+", default=[10, 30, 100, 300, 1000]
+    )
     text.add_argument("--gamma", type=float, default=0.9)
-    text.add_argument("--width", type=int, default=32)
-    text.add_argument("--batch", type=int, default=64)
+    text.add_argument("--width", type=count, default=32)
+    text.add_argument("--batch", type=count, default=64)
     return text
+
+
+def check(text: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what a network of one layer refuses, and a figure that cannot be made."""
+    try:
+        for route in ROUTES:
+            saved_bytes(network(1, args.gamma, route, 1), torch.zeros(1, 1))
+    except ValueError as error:
+        text.error(f"argument --gamma: {error}")
+    if args.out:
+        replaceable(text, [args.out / "memory.png"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Count and print; return the exit status."""
-    args = parser().parse_args(argv)
+    args, _ = parse(text := parser(), argv)
+    check(text, args)
     x = torch.zeros(args.batch, args.width)
     elements = x.numel()
     print(
@@ -81,7 +97,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         cells = (f"{counted[route][-1] / 1024:>14.1f}" for route in ROUTES)
         print(f"{depth:>6}" + "".join(cells), flush=True)
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         fig = Figure(figsize=(5, 3.6), layout="constrained")
         plot.memory(args.depth, counted, fig.subplots())
         fig.savefig(args.out / "memory.png", dpi=140)

@@ -10,7 +10,6 @@ the step before rounding takes over.
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
@@ -21,6 +20,7 @@ from .. import plot
 from ..methods import METHODS
 from ..odeint import odeint
 from ..systems import Acceleration, SecondOrder
+from .arguments import directory, parse, replaceable
 
 START, END = (1.2, 0.3), 4.0
 FLOOR = 1e-12  # errors below this are rounding
@@ -54,6 +54,8 @@ def measure(
 ) -> tuple[list[int], list[float]]:
     """Evaluations and errors of one method, down to the first error below the floor.
 
+    It begins with the largest steps that the method stands.
+
     Parameters
     ----------
     name : str
@@ -75,8 +77,13 @@ def measure(
     errors: list[float] = []
     for n in steps:
         t = torch.tensor([0.0, END], dtype=torch.float64)
-        with torch.no_grad():
-            end = odeint(system, (x0, v0), t, method=name, step_size=END / n)
+        try:
+            with torch.no_grad():
+                end = odeint(system, (x0, v0), t, method=name, step_size=END / n)
+        except (RuntimeError, ValueError):
+            if errors or n == steps[-1]:
+                raise
+            continue  # steps that are too large for the method, which says so
         error = (torch.cat((end.x[-1], end.v[-1])) - wanted).abs().max().item()
         if error < FLOOR or not math.isfinite(error):
             break
@@ -102,14 +109,18 @@ def parser() -> argparse.ArgumentParser:
         description="Measure the order of every method on a damped, driven pendulum; "
         "exit status 1 if one is not what its table says.",
     )
-    text.add_argument("--out", type=Path, metavar="DIR", help="write orders.png there")
+    text.add_argument(
+        "--out", type=directory, metavar="DIR", help="write orders.png there"
+    )
     text.add_argument("--only", choices=METHODS, nargs="+", default=list(METHODS))
     return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print the orders; return the exit status."""
-    args = parser().parse_args(argv)
+    args, _ = parse(text := parser(), argv)
+    if args.out:
+        replaceable(text, [args.out / "orders.png"])
     wanted = truth()
     results: dict[str, tuple[list[int], list[float]]] = {}
     wrong: list[str] = []
@@ -126,7 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             flush=True,
         )
     if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
         fig = Figure(figsize=(8, 4.5), layout="constrained")
         plot.work_precision(results, fig.subplots())
         fig.savefig(args.out / "orders.png", dpi=140)

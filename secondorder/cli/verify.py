@@ -1,8 +1,10 @@
-"""The theory of linear maps, checked by running the models: three parts, one table.
+"""The theory of linear maps, checked by running the models: five parts, one table.
 
     (a) witnesses   a θ that the theory constructs, integrated and run through layers
     (b) training    gradient descent reaches the loss floor and never passes it
     (c) limit       N layers approach the ODE at the predicted rate and constant
+    (d) paper       its formula of Ψ_ε, "up to a factor", ε → 0 and ε → ∞
+    (e) starts      force, c x₀, least norms, chances, floors on data, a channel more
 
 Every line of the table is a check with a number, a bound and a verdict; the exit status
 is 1 if one fails.
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -40,11 +42,12 @@ from ..representability.propagator import Propagator
 from ..systems import SecondOrder
 from ..training import fit
 from .verify_figures import draw
+from .verify_starts import check_paper, check_starts
+from .verify_table import Check, progress
 
 Array: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = Array | Tensor
 Curves: TypeAlias = dict[str, tuple[Array, Array]]
-Item = TypeVar("Item")
 
 EPSILONS = (0.05, 0.5, 5.0)
 GAMMA = 0.9  # of the networks
@@ -60,16 +63,6 @@ NAMED: dict[str, tuple[ArrayLike, tuple[bool, ...]]] = {
     "J₃(0)": (np.eye(3, k=1), (False, True, True, True)),
     "J₂(−2) ⊕ J₂(−2)": (np.kron(np.eye(2), [[-2.0, 1.0], [0.0, -2.0]]), (True,) * 4),
 }
-
-
-class Check(NamedTuple):
-    """One line of the table."""
-
-    part: str
-    what: str
-    measured: str
-    wanted: str
-    passed: bool
 
 
 # -- (a) witnesses -------------------------------------------------------------------
@@ -316,15 +309,6 @@ def slope_in_depth(errors: Sequence[float] | Array) -> float:
 # -- the command ---------------------------------------------------------------------
 
 
-def progress(items: Sequence[Item], label: str) -> Iterable[Item]:
-    """Iterate with a bar if tqdm is installed and someone is watching."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return items
-    return tqdm(items, desc=label, leave=False, disable=None)
-
-
 def report(checks: Iterable[Check]) -> bool:
     """Print checks as lines of the table; return whether all passed."""
     for check in checks:
@@ -342,8 +326,8 @@ def parser() -> argparse.ArgumentParser:
     text = argparse.ArgumentParser(
         prog="python -m secondorder verify",
         description="Check the theory of linear maps by running the models: witnesses, "
-        "training against the floor, the limit of many layers; exit status 1 if a "
-        "check fails.",
+        "training against the floor, the limit of many layers, the statements of the "
+        "paper, and other starts; exit status 1 if a check fails.",
     )
     text.add_argument(
         "--out",
@@ -368,8 +352,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         passed &= report(training)
         limit, errors = check_limit()
         passed &= report(limit)
+        more = list(check_paper()) + list(check_starts(args.quick))
+        passed &= report(more)
     figure = draw(args.out, args.quick, curves, floors, DEPTHS, errors)
-    count = len(named) + len(random) + len(training) + len(limit)
+    count = len(named + random + training + limit + more)
     outcome = "all passed" if passed else "SOME FAILED"
     print(f"\n{count} checks, {outcome}, {time.perf_counter() - start:.0f} s; {figure}")
     return 0 if passed else 1

@@ -11,12 +11,25 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .. import plot
-from ..plot.style import look
-from ..representability import Continuous, Discrete, FirstOrder, is_representable
+from ..plot.style import LINES, look
+from ..representability import (
+    Continuous,
+    Discrete,
+    FirstOrder,
+    is_representable,
+    planar_probability,
+)
 from ..representability.propagator import Propagator
 
 Array: TypeAlias = NDArray[np.float64]
 NETWORK = Discrete(layers=8, gamma=0.9)  # whose branches are drawn
+TITLES = (  # of the panels, by the part of the table that checks them
+    "(a) ODE from rest: Ψ of three ε",
+    "(a, d) ODE from rest: λ, ε → 0 to ∞",
+    "(a) 30 × 30 Gauss/√d, ODE with ε = 1",
+    "(a, c) network of 8 layers, γ = 0.9",
+    "(e, T4) ½ Gauss/√d, ODE from rest",
+)
 
 
 def probabilities(
@@ -63,31 +76,54 @@ def draw_theory(axs: Sequence[Axes] | NDArray[Any], draws: int) -> None:
         label=f"N = {NETWORK.layers}, γ = {NETWORK.gamma}",
     )
     epsilons, fractions, first = probabilities(draws)
+    # Entries of ½ Gauss/√2 have the standard deviation ½/√2.
+    law = [planar_probability(Continuous(e), 0.5 / math.sqrt(2)) for e in epsilons]
     plot.representable_probability(
-        epsilons, fractions, axs[4], first_order=first, draws=draws
-    )
+        epsilons, fractions, axs[4], first_order=first, draws=draws,
+        exact={"d = 2": law},
+    )  # fmt: skip
+    for ax, title in zip(axs, TITLES, strict=False):
+        ax.set_title(title, fontsize="medium")
 
 
 def draw_limit(
-    ax: Axes,
-    beside: Axes,
-    depths: Sequence[int],
-    curves: Mapping[str, tuple[Array, Array]],
+    ax: Axes, depths: Sequence[int], curves: Mapping[str, tuple[Array, Array]]
 ) -> None:
     """Draw errors of networks against their depth, with the predictions.
 
-    ``curves`` are pairs (errors, predicted) by name, over ``depths``; the legend goes
-    into the axes ``beside``.
+    ``curves`` are pairs (errors, predicted) by name, over ``depths``.
     """
     for index, (name, (errors, predicted)) in enumerate(curves.items()):
         style = look(index)
-        ax.loglog(depths, np.abs(errors), **style | {"linestyle": "none"}, label=name)
+        markers = style | {"linestyle": "none"}
+        ax.loglog(depths, np.abs(errors), **markers, mfc="w", label=name)
         ax.loglog(depths, np.abs(predicted), color=style["color"])
-    ax.set(xlabel="layers N", ylabel="|network − ODE|", title="lines: predicted")
+    ax.plot([], [], "o", color="k", mfc="w", label="markers: measured")
+    ax.plot([], [], color="k", label="lines: predicted")
+    ax.set(xlabel="layers N", ylabel="|network − ODE|")
     ax.set_xticks(depths, [str(depth) for depth in depths])
     ax.minorticks_off()
-    beside.axis("off")
-    beside.legend(*ax.get_legend_handles_labels(), loc="upper left")
+    ax.legend(fontsize="xx-small", ncols=2, loc="upper center")
+    ax.set_ylim(top=50 * ax.get_ylim()[1])
+
+
+def draw_starts(ax: Axes) -> None:
+    """Draw the lowest simple value of the principal branch, by start, against ε."""
+    epsilons = np.geomspace(0.1, 10, 60)
+    starts: dict[str, str | float] = {
+        "from rest": "rest",
+        "v₀ = f(x₀)": "force",
+        "v₀ = 2 x₀": 2.0,
+        "v₀ = −2 x₀": -2.0,
+    }
+    for index, (name, start) in enumerate(starts.items()):
+        levels = [Continuous(e, start=start).principal_threshold for e in epsilons]
+        style = look(index)
+        ax.semilogx(epsilons, levels, color=style["color"], ls=LINES[index], label=name)
+    ax.axhline(-1, color="k", lw=0.8, ls=":")
+    ax.set(xlabel="ε / T", ylabel="least value on the branch of 0", ylim=(-3, 0.1))
+    ax.set_title("(e, T1–T2) ODE by its start", fontsize="medium")
+    ax.legend(fontsize="small", loc="lower left")
 
 
 def draw(
@@ -107,9 +143,11 @@ def draw(
     axs = fig.subplots(2, 4).ravel()
     draw_theory(axs, draws=60 if quick else 400)
     plot.training_curves(curves, floors, axs[5]).set_title(
-        "target diag(−1, 2), best of 8 starts"
+        "(b) target diag(−1, 2), best of 8 starts", fontsize="medium"
     )
-    draw_limit(axs[6], axs[7], depths, errors)
+    draw_limit(axs[6], depths, errors)
+    axs[6].set_title("(c) layers against their ODE", fontsize="medium")
+    draw_starts(axs[7])
     out.mkdir(parents=True, exist_ok=True)
     fig.savefig(out / "verify.png", dpi=110)
     return out / "verify.png"

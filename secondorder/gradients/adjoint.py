@@ -62,7 +62,7 @@ def solve_adjoint(
     parameters = tuple(adjoint_params)
     if torch.is_grad_enabled():
         warn_if_lost(form.rate, t.detach(), settings["rtol"])
-        refuse_closures(form, state, t, parameters)
+        form = WithoutClosures(form, parameters)
     return torchdiffeq.odeint_adjoint(
         form, state, t, adjoint_params=parameters, **settings
     )
@@ -83,19 +83,31 @@ def warn_if_lost(rate: float, t: Tensor, rtol: float) -> None:
         )
 
 
-def refuse_closures(
-    form: nn.Module, state: State, t: Tensor, parameters: tuple[Tensor, ...]
-) -> None:
-    """Raise if the field uses a tensor that the adjoint would give no gradient."""
-    with torch.enable_grad():
-        leaves = [s.detach().requires_grad_() for s in state]
-        _, change = form(t[0].detach(), tuple(leaves))
-    known = {id(p) for p in (*parameters, *leaves)}
-    stranger = untracked_leaf(change, known)
-    if stranger is not None:
-        raise ValueError(
-            f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
-            "requires a gradient but is none of its parameters or arguments, so the "
-            "adjoint would lose that gradient; make it a parameter of the field, or "
-            'use gradient="backprop"'
-        )
+class WithoutClosures(nn.Module):
+    """A field that raises where it uses a tensor that would get no gradient.
+
+    The forward pass of the adjoint records nothing; here every evaluation does, for as
+    long as it takes to look at what it depends on.
+    """
+
+    def __init__(self, form: nn.Module, parameters: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.form, self.known = form, {id(p) for p in parameters}
+
+    def forward(self, t: Tensor, state: State) -> State:
+        """Evaluate the field."""
+        if torch.is_grad_enabled():  # on the way back
+            return self.form(t, state)
+        with torch.enable_grad():
+            leaves = [part.detach().requires_grad_() for part in (t, *state)]
+            found = self.form(leaves[0], tuple(leaves[1:]))
+        for part in found:
+            stranger = untracked_leaf(part, self.known, leaves)
+            if stranger is not None:
+                raise ValueError(
+                    f"`field` depends on a tensor of shape {tuple(stranger.shape)} "
+                    "that requires a gradient but is none of its parameters or "
+                    "arguments, so the adjoint would lose that gradient; make it a "
+                    'parameter of the field, or use gradient="backprop"'
+                )
+        return tuple(part.detach() for part in found)  # type: ignore[return-value]

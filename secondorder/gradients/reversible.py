@@ -215,7 +215,9 @@ class Run:
         known |= {id(p) for p in self.weights.originals}
         outputs: list[Tensor] = []
         value = state.x
-        with self.undisturbed():
+        with self.undisturbed(), ExitStack() as unseen:
+            if self.tracked:
+                unseen.enter_context(without_saved_tensor_hooks())
             field, before = self.weights.field, contents_of(leaves.args)
             since = node_number() if self.tracked else 0
             for step in self.tape.steps:
@@ -223,6 +225,7 @@ class Run:
                 if step.code == KICK and isinstance(move, Kick):
                     if step.origin == step.index:
                         if last and step.index == last[0]:
+                            unseen.close()  # graphs that stay are counted
                             self.leaves = leaves
                             self.weights.make_aliases()
                             field = self.weights.replica(share_buffers=True)
@@ -268,10 +271,17 @@ class Run:
             self.weights.make_aliases()
         precision = autocast_again(self.autocast)
         graph: Graph | None = None
+        # With all graphs at hand, and no number that multiplied a state, gradients need
+        # no state, and nothing is evaluated that could differ.
+        forces = [s.index for s in self.tape.steps if s.origin == s.index >= 0]
+        whole = cotangents is not None and not self.numbers
+        whole = whole and bool(forces) and all(n in self.kept for n in forces)
         with ExitStack() as stack:
             stack.callback(generators.restore, generators.now())
             stack.enter_context(self.weights.in_place())
             stack.enter_context(self.undisturbed())
+            if self.tracked:
+                stack.enter_context(without_saved_tensor_hooks())
             field = self.weights.replica()
             for step in reversed(self.tape.steps):
                 move = self.plan[step.index]
@@ -283,7 +293,8 @@ class Run:
                             generators.restore(trace.random[step.origin])
                         with precision:
                             graph = self.evaluate(field, state, step, leaves)
-                    state.kick(step, move.velocity_copy, graph[0].detach(), -1)
+                    if not whole:
+                        state.kick(step, move.velocity_copy, graph[0].detach(), -1)
                     if cotangents:
                         cotangents.kick(move, graph[0])
                     if step.origin == step.index:
@@ -293,9 +304,12 @@ class Run:
                             self.guard.ours = False
                         graph = None
                 else:
-                    state.move(step, -1)
+                    if not whole:
+                        state.move(step, -1)
                     if cotangents and step.index >= 0:
                         cotangents.move(move, state, step)
+        if whole:
+            return state, leaves
         now = (fingerprint(state.x, *state.velocities) * alive).sum(1)
         # A NaN that has spread on the way back (through BatchNorm, say) is in all
         # gradients, and tells nothing.
@@ -329,14 +343,12 @@ class Run:
         return forces[max(0, len(forces) - self.keep) :] if self.keep else []
 
     def undisturbed(self) -> ExitStack:
-        """Context of both passes: no hooks of the caller, no other pass in between."""
+        """Context of both passes: the same kernels, no other pass in between."""
         stack = ExitStack()
         # Gradient mode also in the forward pass, though its graphs are dropped: without
         # it other kernels run, whose last bits differ.
         stack.enter_context(torch.set_grad_enabled(self.tracked))
         stack.enter_context(self.weights.undisturbed())
-        if self.tracked:
-            stack.enter_context(without_saved_tensor_hooks())
         return stack
 
     def evaluate(

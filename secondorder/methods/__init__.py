@@ -8,6 +8,7 @@ All are a ``Method``; ``find_method`` turns names into these objects, and ``fit`
 whether one suits a problem, a gradient and the options that were given.
 """
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,7 @@ from .. import checks
 from ..gradients import GRADIENTS, Gradient
 from ..systems import Problem, System
 from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
-from .external import External, externals
+from .external import CALLBACKS, External, callbacks, externals
 from .method import Method, Options
 from .nystrom import NYSTROM, Nystrom
 from .splitting import Splitting
@@ -84,6 +85,8 @@ def check_fit(
             "takes the same steps for all samples; use a 1-D `t`, or a fixed-step "
             'method such as "verlet" or "blanes_moan4"'
         )
+    if not isinstance(method, External):
+        warn_of_callbacks(method, problem.system)
     if problem.breakpoints is not None and not method.breakpoints:
         why = "chooses its own steps"
         if "step_size" in method.options:
@@ -93,6 +96,17 @@ def check_fit(
             f"solve from one breakpoint to the next, or use one of {[*METHODS]}"
         )
     return options
+
+
+def warn_of_callbacks(method: Method, system: System) -> None:
+    """Warn where torchdiffeq would call something that a method does not."""
+    unheard = [name for name in CALLBACKS if callbacks(system, name)]
+    if unheard:
+        warnings.warn(
+            f"{method.name!r} does not call {unheard} of the system or its field, as "
+            'torchdiffeq does; delete them, or use a method such as "dopri5"',
+            stacklevel=4,
+        )
 
 
 def check_options(method: Method, options: Options) -> None:
@@ -119,8 +133,8 @@ def check_system(method: Method, system: System) -> None:
         needs = [name for name, m in METHODS.items() if m.takes_velocity]
         raise ValueError(
             f"the system is {type(system).__name__}, whose field takes a velocity; "
-            f"{method.name!r} would ignore it: use one of {needs} with a `step_size`, "
-            'or a torchdiffeq method such as "dopri5"'
+            f"{method.name!r} would ignore it: use a torchdiffeq method such as "
+            f'"dopri5" or "rk4", or, where the velocity matters little, one of {needs}'
         )
     raise ValueError(
         f"{method.name!r} is for `Acceleration`, whose field takes a velocity; for "

@@ -23,15 +23,22 @@ from ..plan.compile import Momentum, compile_plan
 from ..plan.flows import FLOWS, Numbers, per_interval, phi
 from ..plan.moves import Drift, Kick, Move, Record, evaluations, force
 from ..solution import DenseOutput, Solution, Stats
-from ..systems.equations import System, as_double
+from ..systems.equations import System, as_double, same
 from ..systems.problem import Problem
 from .method import Options, Step
 from .splitting import Splitting
-from .step_size import Control, Path, interval, node_times, relative_size, step_through
+from .step_size import (
+    Control,
+    Path,
+    interval,
+    node_times,
+    relative_size,
+    rounding_check,
+    step_through,
+)
 from .tables import SPLITTINGS
 
 State = tuple[Tensor, Tensor]
-Pull = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Adaptive:
         """Evaluations of f per accepted step."""
         raise NotImplementedError
 
-    def stepper(self, core: System, like: Tensor, pull: Pull) -> Callable[..., Any]:
+    def stepper(self, core: System, like: Tensor, pull: "Pull") -> Callable[..., Any]:
         """Return ``step(t, h, (x, v, g)) -> ((x, v, g), (ex, ev))``."""
         raise NotImplementedError
 
@@ -91,6 +98,8 @@ class Adaptive:
 
         Raises
         ------
+        ValueError
+            If the tolerances are below the rounding of the state.
         RuntimeError
             If the step underflows or the steps run out.
 
@@ -101,21 +110,23 @@ class Adaptive:
         system, x, v, t, args = problem[:5]
         core, enter, leave = system.in_modes(x)
         rtol, atol = tolerances(options, x)
-        control = self.controller(core, relative_size(rtol, atol, leave))
+        size = relative_size(rtol, atol, leave)
+        control = self.controller(core, size, rounding_check(rtol, atol, x))
         field = problem.monitor.watch(core.field)
-        pull, grid = forces(field, args), t.double().cpu()
+        pull, grid = Pull(field, args), t.double().cpu()
         y, w = enter(x), enter(v)
-        direct = gradient.name == "backprop"
-        first = pull(t[0].to(x), y)
-        wanted = wants((y, w, t, first, core.mass, core.damping, *args))
-        with torch.set_grad_enabled(wanted and direct):
-            first = first if direct else first.detach()
+        direct = gradient.name == "backprop" or not torch.is_grad_enabled()
+        if not direct:
+            wanted = wants((y, w, t, core.mass, core.damping, *args))
+            pull = Search(field, args, wanted)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and direct):
+            first = pull(time_of(t[0], x), y)
             slopes = partial(derivative, core, pull)
             step = self.stepper(core, x, pull)
             path = step_through(step, control, (y, w, first), slopes, grid)
         field.close()
         inner, cost = path.states, field.evaluations
-        if wanted and not direct:
+        if isinstance(pull, Search) and pull.wanted:
             # The steps were found by the field itself, which so has counted them.
             again = core.replace(with_copied_buffers(core.field))
             inner, more = self.replay(again, path, (y, w), grid, gradient, args)
@@ -129,12 +140,12 @@ class Adaptive:
     def step(self, problem: Problem) -> Step:
         """One step and its error, in the coordinates of the problem."""
         core, enter, leave = problem.system.in_modes(problem.x)
-        step = self.stepper(core, problem.x, forces(core.field, problem.args))
+        step = self.stepper(core, problem.x, Pull(core.field, problem.args))
 
         def outside(t: Tensor, h: Tensor, state: State) -> tuple[State, State]:
             start = enter(state[0]), enter(state[1]), None
-            (x, v, _), (ex, ev) = step(t, h, start)
-            return (leave(x), leave(v)), (leave(ex), leave(ev))
+            (x, v, _), error = step(t, h, start)
+            return (leave(x), leave(v)), (leave(error[0]), leave(error[1]))
 
         return outside
 
@@ -146,7 +157,7 @@ class Adaptive:
         """
         problem, fractions = dense.problem, dense.steps[i]
         core, enter, leave = problem.system.in_modes(problem.x)
-        step = self.stepper(core, problem.x, forces(core.field, problem.args))
+        step = self.stepper(core, problem.x, Pull(core.field, problem.args))
         t, times = dense.t.double().cpu(), times.double().cpu()
         states: list[Any] = [(enter(dense.x[i]), enter(dense.v[i]), None)]
         for begin, end in zip(fractions, fractions[1:], strict=False):
@@ -161,7 +172,12 @@ class Adaptive:
         x, v = (torch.stack(parts) for parts in zip(*found, strict=True))
         return x, v
 
-    def controller(self, core: System, size: Callable[..., float]) -> Control:
+    def controller(
+        self,
+        core: System,
+        size: Callable[..., float],
+        check: Callable[[Any], Any] = same,
+    ) -> Control:
         """The limits of the steps of one solve."""
         rate = core.rate()
         limit = self.damping_limit * (1 - 1e-9)  # what is at the limit may round above
@@ -171,7 +187,7 @@ class Adaptive:
             reach = x.detach().abs().max().item() if x.numel() else 0.0
             return f'"{self.name}", max |x| = {reach:.3g}, max c/m = 1/ε = {rate:.3g}'
 
-        return Control(self.companion + 1, size, largest, self.max_steps, words)
+        return Control(self.companion + 1, size, largest, self.max_steps, words, check)
 
 
 @dataclass(frozen=True)
@@ -194,7 +210,7 @@ class Embedded(Adaptive):
         """Evaluations of f per accepted step."""
         return self.table.evaluations_per_step
 
-    def stepper(self, core: System, like: Tensor, pull: Pull) -> Callable[..., Any]:
+    def stepper(self, core: System, like: Tensor, pull: "Pull") -> Callable[..., Any]:
         """One step of kicks and damped flights, with the companion's difference."""
         mass, damping = as_double(core.mass), as_double(core.damping)
         heavy = mass.to(like) if isinstance(mass, Tensor) else mass
@@ -209,7 +225,7 @@ class Embedded(Adaptive):
         def step(t: Tensor, h: Any, state: Any) -> Any:
             x, v, g = state
             p, found = momentum.of_velocity(v), []
-            times = (t + h * nodes).to(like).unbind()
+            times = time_of(t + h * nodes, like).unbind()
             numbers = Numbers(self.table, h * a, mass, damping, like)
             flows = FLOWS["A"].moves(numbers, 1.0)
             push = per_interval(h * b, like)
@@ -268,22 +284,54 @@ def apply_flight(move: Move, x: Tensor, p: Tensor) -> State:
 
 
 def derivative(
-    core: System, pull: Pull, time: Any, state: State, first: Tensor | None = None
+    core: System, pull: "Pull", time: Any, state: State, first: Tensor | None = None
 ) -> State:
     """(v, a) with a = (f − c v)/m, from the force where it is known."""
     x, v = state
-    value = pull(torch.as_tensor(time).to(x), x) if first is None else first
+    value = pull(time_of(torch.as_tensor(time), x), x) if first is None else first
     return v, core.acceleration(value, v).to(v.dtype)
 
 
-def forces(field: Callable[..., Tensor], args: Sequence[Any]) -> Pull:
-    """Return ``pull(time, x)``, the checked force in the dtype of the state."""
+class Pull:
+    """``pull(time, x)``, the checked force of a field in the dtype of the state."""
 
-    def pull(time: Tensor, x: Tensor) -> Tensor:
-        value = force(field, Kick(1.0, time), x, None, args)
+    def __init__(self, field: Callable[..., Tensor], args: Sequence[Any]) -> None:
+        self.field, self.args = field, args
+
+    def __call__(self, time: Tensor, x: Tensor) -> Tensor:
+        """Evaluate the force."""
+        value = force(self.field, Kick(1.0, time), x, None, self.args)
         return value if value.dtype == x.dtype else value.to(x.dtype)
 
-    return pull
+
+class Search(Pull):
+    """Forces while steps are looked for: without a graph, but noting who wants one.
+
+    Attributes
+    ----------
+    wanted : bool
+        Whether anything is to be differentiated; a force at any time may show that it
+        depends on something that is (on the weights, or on a tensor in a closure).
+    """
+
+    def __init__(
+        self, field: Callable[..., Tensor], args: Sequence[Any], wanted: bool
+    ) -> None:
+        super().__init__(field, args)
+        self.wanted = wanted
+
+    def __call__(self, time: Tensor, x: Tensor) -> Tensor:
+        """Evaluate the force."""
+        with torch.set_grad_enabled(not self.wanted):
+            value = super().__call__(time, x)
+        self.wanted = self.wanted or value.requires_grad
+        return value.detach()
+
+
+def time_of(t: Tensor, like: Tensor) -> Tensor:
+    """Times that a field is called with: no coarser than float32, as in a plan."""
+    kind = torch.promote_types(like.dtype, torch.float32)
+    return t.to(like.device, kind)
 
 
 def wants(numbers: Sequence[Any]) -> bool:
@@ -295,10 +343,16 @@ def wants(numbers: Sequence[Any]) -> bool:
 
 def tolerances(options: Options, like: Tensor) -> tuple[float, float]:
     """The tolerances asked for, or what suits the precision of the state."""
-    double = like.dtype in (torch.float64, torch.complex128)
-    rtol = (1e-7 if double else 1e-5) if options.rtol is None else options.rtol
-    atol = (1e-9 if double else 1e-6) if options.atol is None else options.atol
-    return rtol, atol
+    eps = torch.finfo(like.dtype).eps
+    rtol, atol = 1e-5, 1e-6
+    if eps < 1e-12:
+        rtol, atol = 1e-7, 1e-9
+    elif eps > 1e-5:  # half precisions
+        rtol, atol = 2 * eps, eps / 2
+    return (
+        rtol if options.rtol is None else options.rtol,
+        atol if options.atol is None else options.atol,
+    )
 
 
 # With the kicks' times c_i and ã_i = Σ_{j<i} b_j (c_i − c_j), order 3 of the companion

@@ -18,18 +18,24 @@ from torch import Tensor, nn
 from torchdiffeq._impl.odeint import SOLVERS as TORCHDIFFEQ
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
+from .. import checks
 from ..gradients import Gradient, backprop
 from ..solution import DenseOutput, Solution, Stats
-from ..systems.equations import System
+from ..systems.equations import System, same
+from ..systems.fields import Forced
 from ..systems.problem import Problem
 from .adaptive import tolerances
 from .method import Options, Step
+from .step_size import rounding_check
 
 State = tuple[Tensor, Tensor]
 SCIPY = {
     "scipy_solver": "LSODA",
     **{f"scipy_{name}": name for name in ("RK45", "DOP853", "Radau", "BDF", "LSODA")},
 }
+
+GIVING_UP = ("underflow in dt", "max_num_steps", "non-finite")  # torchdiffeq's words
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 
 @dataclass(frozen=True)
@@ -78,16 +84,11 @@ class External:
         """Solve the first-order form by the solver."""
         x, v, t = problem.x, problem.v, problem.t
         watched = problem.monitor.watch(problem.system.field)
-        form = WithArguments(problem.system.replace(watched), problem.args)
-        settings = self.settings(options, x)
-        if len(t) == 1:
-            xs, vs = x.unsqueeze(0), v.unsqueeze(0)
-        else:
-            xs, vs = form.run(gradient, (x, v), t, settings)
+        form = self.form(problem, gradient, options, problem.system.replace(watched))
+        xs, vs = form.run(gradient, (x, v), t, self.settings(options, x))
         watched.close()
         dense = DenseOutput(self, problem, t, xs, vs, (gradient, options))
-        stats = Stats(watched.evaluations, accepted=0)
-        return Solution(t, xs, vs, stats, dense)
+        return Solution(t, xs, vs, form.stats(watched.evaluations), dense)
 
     def solve_event(
         self,
@@ -101,18 +102,27 @@ class External:
     ) -> tuple[Tensor, Solution]:
         """Delegate to ``torchdiffeq.odeint_event``."""
         x, v = problem.x, problem.v
-        check_event(event_fn, t0, x, v)
+        sign = check_event(event_fn, t0, x, v).sign()
+        late = RuntimeError(
+            f"no sign of `event_fn` changed within {horizon} of t0; wait longer with "
+            "`horizon`"
+        )
+
+        def beyond(t: Tensor) -> bool:
+            if horizon is None:
+                return False
+            slack = 4 * torch.finfo(t.dtype).eps * (abs(t0.item()) + horizon)
+            return abs(t.item() - t0.item()) > horizon + slack
 
         def event(t: Tensor, state: State) -> Tensor:
-            if horizon is not None and abs(t.item() - t0.item()) > horizon:
-                raise RuntimeError(
-                    f"no sign of `event_fn` changed within {horizon:.6g} of t0; wait "
-                    "longer with `horizon`"
-                )
-            return event_fn(t, *state)
+            g = checks.event_value(event_fn(t, *state))
+            # A step may end beyond the horizon with the event before it.
+            if beyond(t) and bool((g.detach().sign() == sign).all()):
+                raise late
+            return g
 
         watched = problem.monitor.watch(problem.system.field)
-        form = WithArguments(problem.system.replace(watched), problem.args)
+        form = self.form(problem, gradient, options, problem.system.replace(watched))
         event_t, (xs, vs) = torchdiffeq.odeint_event(
             form,
             (x, v),
@@ -122,12 +132,16 @@ class External:
             odeint_interface=partial(form.interface, gradient),
             **self.settings(options, x),
         )
-        stats = Stats(watched.evaluations, accepted=0)
+        if beyond(event_t.detach()):
+            raise late
+        if torch.is_grad_enabled() and xs.requires_grad:
+            check_differentiable(event_fn, event_t, xs[-1], vs[-1])
+        stats = form.stats(watched.evaluations)
         return event_t, Solution(torch.stack([t0, event_t]), xs, vs, stats)
 
     def step(self, problem: Problem) -> Step:
         """One interval of the solver."""
-        form = WithArguments(problem.system, problem.args)
+        form = self.form(problem, backprop, Options())
         settings = self.settings(Options(), problem.x)
 
         def step(t: Tensor, h: Tensor, state: State) -> tuple[State, None]:
@@ -141,15 +155,45 @@ class External:
         problem, t = dense.problem, dense.t
         gradient, options = dense.steps
         order = times.detach().argsort(descending=bool(t[-1] < t[0]))
-        ask, back = times[order].unique_consecutive(return_inverse=True)
-        first = bool(ask[0] == t[i])
-        ask = ask if first else torch.cat([t[i : i + 1], ask])
-        form = WithArguments(problem.system, problem.args)
+        ask = times[order]
+        new = ask.detach().diff(prepend=t[i : i + 1].detach()) != 0
+        if times.requires_grad:
+            # A time that is asked for twice is two times to autograd.
+            twice = order[1:][~new[1:]]
+            if len(twice):
+                once = order[torch.isin(order, twice, invert=True)]
+                parts = [self.between(dense, i, times[k]) for k in (once, twice)]
+                back = torch.cat([once, twice]).argsort()
+                x, v = (torch.cat(pair)[back] for pair in zip(*parts, strict=True))
+                return x, v
+        form = self.form(problem, gradient, options)
+        if form.outside and torch.is_grad_enabled() and times.requires_grad:
+            raise ValueError(
+                f"`times` require a gradient, but {self.name!r} runs outside autograd "
+                "and would return states without; use another method, or detach them"
+            )
+        ask, back = torch.cat([t[i : i + 1], ask[new]]), new.cumsum(0)
         settings = self.settings(options, problem.x)
         x, v = form.run(gradient, (dense.x[i], dense.v[i]), ask, settings)
         place = torch.empty_like(order)
-        place[order] = back + (not first)
+        place[order] = back
         return x[place], v[place]
+
+    def form(
+        self,
+        problem: Problem,
+        gradient: Gradient,
+        options: Options,
+        system: System | None = None,
+    ) -> "FirstOrderForm":
+        """The field of the solver."""
+        form = FirstOrderForm(system or problem.system, problem.args, problem.x.dtype)
+        form.check = rounding_check(*tolerances(options, problem.x), problem.x)
+        form.check((problem.x, problem.v))
+        supported = TORCHDIFFEQ["scipy_solver" if self.scipy else self.name]
+        form.listen(problem.system, supported.valid_callbacks())
+        form.outside = bool(self.scipy) and gradient.name == "backprop"
+        return form
 
     def settings(self, options: Options, like: Tensor) -> dict[str, Any]:
         """The settings of torchdiffeq."""
@@ -167,22 +211,84 @@ class External:
         }
 
 
-class WithArguments(nn.Module):
+class FirstOrderForm(nn.Module):
     """A system as the field of torchdiffeq, with its further arguments.
 
     Attributes
     ----------
     rate : float
         max c/m, how fast the damping forgets.
+    outside : bool
+        Whether the solver runs outside autograd and nobody differentiates it.
+    check : callable
+        Raises where the tolerances are below the rounding of a state.
+    counts : dict
+        Steps by torchdiffeq's name of what is called after them.
+
+    Notes
+    -----
+    States of half precision are solved in float32, by forces of half precision:
+    torchdiffeq's times and steps are rounded as the state is.
     """
 
-    def __init__(self, system: System, args: Sequence[Any]) -> None:
+    def __init__(self, system: System, args: Sequence[Any], kind: torch.dtype) -> None:
         super().__init__()
         self.system, self.args, self.rate = system, args, system.rate()
+        self.kind, self.wide = kind, torch.promote_types(kind, torch.float32)
+        self.outside, self.record = False, torch.is_grad_enabled()
+        self.counts: dict[str, int] = {}
+        self.check: Callable[[Any], Any] = same
 
     def forward(self, t: Tensor, state: State) -> State:
         """Return the derivative of (x, v)."""
-        return self.system(t, state, *self.args)
+        if self.outside and self.record:
+            with torch.enable_grad():
+                x, v = self.derivative(t, state)
+            if x.requires_grad or v.requires_grad:
+                raise ValueError(
+                    "`field` depends on a tensor that requires a gradient, but SciPy's "
+                    "solvers run outside autograd and would return results without; "
+                    'use gradient="adjoint", another method, or torch.no_grad() if no '
+                    "gradient is needed"
+                )
+            return x, v
+        return self.derivative(t, state)
+
+    def derivative(self, t: Tensor, state: State) -> State:
+        """The derivative of (x, v) in the dtype that is solved in."""
+        x, v = (part.to(self.kind) for part in state)
+        _, a = self.system(t, (x, v), *self.args)
+        return state[1], a.to(self.wide)
+
+    def listen(self, system: System, supported: set[str]) -> None:
+        """Count the steps, and pass on what the user wants to be called after them."""
+        self.counts = dict.fromkeys(supported, 0)
+        for name in CALLBACKS:
+            theirs = callbacks(system, name)
+            if theirs or name in supported:
+                setattr(self, name, partial(self.after, name, theirs))
+        for name in (f"{name}_adjoint" for name in CALLBACKS):
+            for callback in callbacks(system, name):
+                setattr(self, name, callback)
+
+    def after(
+        self, name: str, theirs: Sequence[Any], t: Tensor, state: State, h: Tensor
+    ) -> None:
+        """Follow a step."""
+        if name in self.counts:
+            self.counts[name] += 1
+        if name != "callback_reject_step":
+            self.check(state)
+        for callback in theirs:
+            callback(t, state, h)
+
+    def stats(self, evaluations: int) -> Stats:
+        """What a solve cost; SciPy does not tell its steps."""
+        counts = self.counts
+        if "callback_accept_step" in counts:
+            rejected = counts["callback_reject_step"]
+            return Stats(evaluations, counts["callback_accept_step"], rejected)
+        return Stats(evaluations, counts.get("callback_step"))
 
     def wanted(self) -> list[Tensor]:
         """What may want gradients besides the state and the times."""
@@ -194,33 +300,83 @@ class WithArguments(nn.Module):
         self, gradient: Gradient, state: State, t: Tensor, settings: dict[str, Any]
     ) -> State:
         """The states at times ``(n,)``, each ``(n, *x.shape)``."""
+        x, v = state
+        if len(t) == 1 or not x.numel():
+            return x.expand(len(t), *x.shape), v.expand(len(t), *v.shape)
         with warnings.catch_warnings():
             # torchdiffeq passes on a `min_step`, of which only LSODA knows.
             warnings.filterwarnings("ignore", ".*no effect.*`min_step`", UserWarning)
-            return self.interface(gradient, self, state, t, **settings)
+            x, v = self.interface(gradient, self, state, t, **settings)
+            return x, v
 
-    def interface(self, gradient: Gradient, *problem: Any, **settings: Any) -> Any:
+    def interface(
+        self, gradient: Gradient, form: Any, state: State, *times: Any, **settings: Any
+    ) -> Any:
         """``torchdiffeq.odeint``, differentiated by a gradient."""
         if gradient.name == "adjoint":
             settings["adjoint_params"] = self.wanted()
         solver: Any = gradient.run_solver
-        return solver(*problem, **settings)
+        start = state[0].to(self.wide), state[1].to(self.wide)
+        try:
+            found = solver(form, start, *times, **settings)
+        except AssertionError as error:
+            if not any(words in str(error) for words in GIVING_UP):
+                raise
+            raise RuntimeError(
+                f"torchdiffeq's {settings['method']!r} gave up ({error}): the solution "
+                "or the field has a singularity or a jump, or is not finite, or `rtol` "
+                "and `atol` are below rounding; loosen them, split `t` at jumps, or "
+                "bound the field"
+            ) from error
+        if self.wide == self.kind:
+            return found
+        if "event_fn" not in settings:
+            return found[0].to(self.kind), found[1].to(self.kind)
+        event_t, (x, v) = found
+        return event_t, (x.to(self.kind), v.to(self.kind))
+
+
+def callbacks(system: System, name: str) -> list[Callable[..., Any]]:
+    """What a user's system and its field want to be called after steps."""
+    owners: list[Any] = [system, system.field]
+    while isinstance(owners[-1], Forced):
+        owners.append(owners[-1].field)
+    found = (getattr(owner, name, None) for owner in owners)
+    return [callback for callback in found if callable(callback)]
 
 
 def check_event(
     event_fn: Callable[..., Tensor], t0: Tensor, x: Tensor, v: Tensor
-) -> None:
-    """Raise for events that torchdiffeq would get wrong."""
+) -> Tensor:
+    """Raise for events that torchdiffeq would get wrong; the value at the start."""
     g = event_fn(t0.detach(), x.detach(), v.detach())
+    refuse_parameters(g)
+    g = checks.event_value(g).detach()
+    if bool((g == 0).any()):
+        raise ValueError(
+            "`event_fn` is 0 at `t0`, where torchdiffeq would stop at once; use a "
+            "fixed-step method, which starts at a zero, or move off it"
+        )
+    return g
+
+
+def check_differentiable(
+    event_fn: Callable[..., Tensor], t: Tensor, x: Tensor, v: Tensor
+) -> None:
+    """Raise where the time of an event has no derivative, or has too many."""
+    refuse_parameters(event_fn(t.detach(), x.detach(), v.detach()))
+    leaves = [part.detach().requires_grad_() for part in (t, x, v)]
+    g = event_fn(*leaves)
+    if not isinstance(g, Tensor) or not g.requires_grad:
+        raise ValueError(checks.NO_SLOPE)
+
+
+def refuse_parameters(g: Tensor) -> None:
+    """Raise for event functions whose own parameters are to be learned."""
     if torch.is_grad_enabled() and g.requires_grad:
         raise ValueError(
             "`event_fn` has parameters that require gradients, which torchdiffeq's "
             "events do not pass on; use a fixed-step method, or torch.no_grad()"
-        )
-    if bool((g.detach() == 0).any()):
-        raise ValueError(
-            "`event_fn` is 0 at `t0`, where torchdiffeq would stop at once; use a "
-            "fixed-step method, which starts at a zero, or move off it"
         )
 
 

@@ -30,7 +30,7 @@ from ..gradients.checkpoint import in_segments
 from ..monitor import MonitoredField
 from ..plan.flows import per_interval
 from ..systems.equations import System, as_double
-from .adaptive import Adaptive, forces
+from .adaptive import Adaptive, Pull, time_of
 from .nystrom_tables import DP6, DP8, DP12, Tableau
 from .step_size import Path, interval
 
@@ -62,9 +62,7 @@ class Nystrom(Adaptive):
         """Evaluations of f per accepted step."""
         return self.table.evaluations_per_step
 
-    def stepper(
-        self, core: System, like: Tensor, pull: Callable[[Tensor, Tensor], Tensor]
-    ) -> Callable[..., Any]:
+    def stepper(self, core: System, like: Tensor, pull: Pull) -> Callable[..., Any]:
         """The function that takes one step."""
         return nystrom_step(self.table, core, like, pull)
 
@@ -79,7 +77,7 @@ class Nystrom(Adaptive):
     ) -> tuple[list[tuple[Tensor, Tensor]], int]:
         """The accepted steps again, of which only every so-many-th state is kept."""
         field = MonitoredField(core.field)
-        step = self.stepper(core, start[0], forces(field, args))
+        step = self.stepper(core, start[0], Pull(field, args))
         steps = list(zip(path.nodes, path.nodes[1:], strict=False))
         segments = gradient.options.get("segments") or math.sqrt(len(steps) or 1)
         size = max(1, math.ceil(len(steps) / segments))
@@ -125,7 +123,7 @@ NYSTROM = (
 
 
 def nystrom_step(
-    table: Tableau, core: System, like: Tensor, pull: Callable[[Tensor, Tensor], Tensor]
+    table: Tableau, core: System, like: Tensor, pull: Pull
 ) -> Callable[..., Any]:
     """Return the function that takes one step of a pair.
 
@@ -142,8 +140,9 @@ def nystrom_step(
     Returns
     -------
     callable
-        ``step(t, h, (x, v, g)) -> ((x, v, g), (ex, ev))`` from the force g at the start
-        to that at the end (None if not known), with the estimated errors.
+        ``step(t, h, (x, v, g)) -> ((x, v, g), (ex, ev, ...))`` from the force g at the
+        start to that at the end (None if not known), with the estimated errors; more
+        than two are further measures of the velocity's.
     """
     mass, damping = as_double(core.mass), as_double(core.damping)
     mu = damping / mass / 2
@@ -159,6 +158,7 @@ def nystrom_step(
     if table.shares_last:
         stages.append((b * (1 - nodes))[:-1].to(like))
     ends, errors = (torch.stack([w * (1 - nodes), w]).to(like) for w in (b, d))
+    check = torch.tensor(table.check, dtype=torch.float64).to(like)
 
     def growth(h: Tensor) -> Sequence[Any]:
         passed = h * nodes
@@ -168,7 +168,7 @@ def nystrom_step(
 
     def step(t: Tensor, h: Any, state: Any) -> Any:
         x, v, g = state
-        times = (t + h * nodes).to(like).unbind()
+        times = time_of(t + h * nodes, like).unbind()
         grow: Any = growth(h) if damped else None
         slope = v + own * x if damped else v
         h = h.to(like) if h.requires_grad else h.item()
@@ -185,15 +185,18 @@ def nystrom_step(
         dx, dv = combine(ends, forces)
         y, w = x + h * slope + h * h * dx, slope + h * dv
         with torch.no_grad():
-            ey, ew = combine(errors, [f.detach() for f in forces])
+            found = [f.detach() for f in forces]
+            ey, ew = combine(errors, found)
+            more = [h * combine(check, found)] if table.check else []
             ey, ew = h * h * ey, h * ew
             if damped:
                 ey = ey / grow[-1]
                 ew = ew / grow[-1] - own * ey
+                more = [e / grow[-1] for e in more]
         if damped:
             y = y / grow[-1]
             w = w / grow[-1] - own * y
-        return (y, w, g if table.shares_last else None), (ey, ew)
+        return (y, w, g if table.shares_last else None), (ey, ew, *more)
 
     return step
 

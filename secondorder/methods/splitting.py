@@ -24,6 +24,7 @@ from ..solution import DenseOutput, Solution, Stats, quintic_hermite
 from ..systems.equations import System
 from ..systems.problem import Problem
 from .method import Options, Step
+from .velocity_copies import watch_copies
 
 Flows = tuple[tuple[str, float], ...]
 State = tuple[Tensor, Tensor]
@@ -123,7 +124,13 @@ class Splitting:
         return compile_plan(self, system, t, counts, like, gamma, broken)
 
     def solve(self, problem: Problem, gradient: Gradient, options: Options) -> Solution:
-        """Compile the plan, run it by a gradient route, wrap what it returns."""
+        """Compile the plan, run it by a gradient route, wrap what it returns.
+
+        Raises
+        ------
+        RuntimeError
+            If the copies of a doubled velocity have drifted apart.
+        """
         system, x, v, t = problem[:4]
         core, enter, leave = system.in_modes(x)
         keep, broken = None, None
@@ -137,7 +144,14 @@ class Splitting:
         if problem.monitor:
             watched = problem.monitor.watch(field, cost, partial(locate, t, counts))
             field = watched
-        states = gradient.run(plan, field, enter(x), enter(v), problem.args)
+        copies = watch_copies(field, plan)
+        try:
+            states = gradient.run(
+                plan, copies or field, enter(x), enter(v), problem.args
+            )
+        finally:  # drifting copies may be why a run has failed
+            if copies:
+                copies.check(self.name)
         if watched:
             watched.close()
         states = [(x, v), *((leave(y), leave(w)) for y, w in states)]

@@ -57,6 +57,8 @@ class Control(NamedTuple):
     max_steps : int
     describe : callable
         ``describe(x) -> str``, for the message when a solve fails.
+    check : callable
+        ``check((x, v))`` raises where the tolerances are below the rounding of a state.
     """
 
     order: int
@@ -64,6 +66,7 @@ class Control(NamedTuple):
     largest: float
     max_steps: int
     describe: Callable[[Tensor], str]
+    check: Callable[[Any], Any] = same
 
 
 def step_through(
@@ -100,6 +103,7 @@ def step_through(
     nodes: Nodes = [(0, 0.0)]
     state, accepted, rejected, previous = start, 0, 0, 1.0
     clock = t.detach().tolist()
+    control.check(start[:2])
     h = first_step(control, derivative, start, clock) if len(clock) > 1 else 0.0
     if abs(clock[-1] - clock[0]) > control.max_steps * control.largest:
         h = control.largest
@@ -122,6 +126,7 @@ def step_through(
             if error <= 1:
                 accepted, previous = accepted + 1, max(error, 1e-4)
                 state, done = new, until
+                control.check(state[:2])
                 nodes.append((i, done) if done < 1 else (i + 1, 0.0))
                 # A step cut short to land on t says little about a longer one.
                 h = max(h, tried * change) if change == GROW else tried * change
@@ -170,6 +175,7 @@ def relative_size(
 ) -> Callable[..., float]:
     """Return ``size(error, before, after)``: root mean square in units of tolerance.
 
+    What follows (ex, ev) in an error are further measures of ev, which add up with it.
     ``leave`` brings modal coordinates back to those the tolerances are meant in.
     """
 
@@ -177,14 +183,45 @@ def relative_size(
         total: Any = 0.0
         count = 0
         with torch.no_grad():
-            for e, *ends in zip(error, before, after, strict=True):
-                e, ends = leave(e), [leave(y) for y in ends]
+            for e, *ends in zip(error, before, after, strict=False):
+                ends = [widened(leave(y)) for y in ends]
                 scale = atol + rtol * torch.maximum(ends[0].abs(), ends[1].abs())
-                total = total + (e.abs() / scale).square().sum()
+                total = total + (widened(leave(e)).abs() / scale).square().sum()
                 count += e.numel()
+            for e in error[2:]:  # further measures of the velocity's error
+                total = total + (widened(leave(e)).abs() / scale).square().sum()
         return math.sqrt(total.item() / count) if count else 0.0
 
     return size
+
+
+def widened(value: Tensor) -> Tensor:
+    """A value in float32 at least: half precisions have no room for tolerances."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def rounding_check(rtol: float, atol: float, like: Tensor) -> Callable[[Any], None]:
+    """Return ``check((x, v))``, which raises where a tolerance is below rounding.
+
+    No steps, however short, can then do what is asked: they only become ever more.
+    """
+    unit = torch.finfo(like.dtype).eps / 2
+    size = relative_size(rtol, atol)
+
+    def check(state: Any) -> None:
+        if rtol >= unit:
+            return
+        rounding = tuple(unit * part.detach() for part in state)
+        if size(rounding, state, state) > 1:
+            reach = max(part.detach().abs().max().item() for part in state)
+            raise ValueError(
+                f"`rtol` = {rtol:g} and `atol` = {atol:g} are below the rounding of "
+                f"{like.dtype} states, {unit:.1g} of their size (max |x|, |v| = "
+                f"{reach:.3g}); take `rtol` >= {unit:.1g} or `atol` >= "
+                f"{unit * reach:.1g}, or solve in float64"
+            )
+
+    return check
 
 
 def first_step(

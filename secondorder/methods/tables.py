@@ -172,7 +172,7 @@ SPLITTINGS = (
         name="velocity_doubling",
         order=2,
         flows=doubled(1.0),
-        summary="forces that depend on the velocity, any linear damping",
+        summary="mild velocity dependence beside any linear damping; checked",
     ),
     Splitting(
         name="velocity_doubling4",

@@ -145,10 +145,12 @@ class SecondOrderODE(WithNumbers):
         """Solve to t1 through so many intervals."""
         self.check_numbers()
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
+        fixed = "step_size" in self.method.options
+        if fixed and not self.method.breakpoints:
+            intervals = self.steps  # others round t1/h up, to a step more or less
         problem = Problem(
             self.dynamics(), x, v, self.times(x, intervals), args, gamma=self.momentum
         )
-        fixed = "step_size" in self.method.options
         h = abs(self.step) if fixed and intervals == 1 else None
         options = check_fit(self.method, self.gradient, problem, h)
         return self.method.solve(problem, self.gradient, options)

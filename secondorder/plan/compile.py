@@ -129,29 +129,50 @@ def compile_map(
     return moves
 
 
-def momentum_plan(gamma: Number, layers: int, marks: Sequence[int] = ()) -> Plan:
-    """The plan of a Momentum ResNet: v ← γ v + (1−γ) f_n(x), x ← x + v for n < layers.
+def momentum_plan(
+    gamma: Number | Sequence[Number],
+    layers: int,
+    marks: Sequence[int] = (),
+    rule: str = "momentum",
+    first: int = 0,
+) -> Plan:
+    """The plan of a Momentum ResNet, with x ← x + v after each of
+
+        v ← γ v + (1−γ) f_n(x)    rule "momentum"
+        v ← γ v + f_n(x)          rule "unnormalised"
 
     The time of kick n is the integer n, so that the field can pick block n.
 
     Parameters
     ----------
-    gamma : float or Tensor
-        γ in [0, 1), scalar or per coordinate.
+    gamma : float, Tensor, or list or tuple of these
+        γ in [0, 1), or in [−1, 1] unnormalised; scalar or per coordinate.  A list has
+        one for each layer.
     layers : int
+        How many.
     marks : sequence of int
         Record the state after so many layers.
+    rule : {"momentum", "unnormalised"}
+    first : int, default 0
+        Number of the first layer; the list of γ is that of all layers.
 
     Returns
     -------
     tuple of moves
         Three moves a layer, and the records.
     """
-    checks.momentum(gamma)
-    damp, rest, drift, record = Damp(gamma), 1 - gamma, Drift(1.0), Record()
+    each = gamma if isinstance(gamma, (list, tuple)) else [gamma] * (first + layers)
+    # One move for one γ, whatever number of layers it belongs to.
+    known = {id(g): g for g in each[first : first + layers]}
+    for g in known.values():
+        checks.momentum(g, rule)
+    damps = {key: Damp(g) for key, g in known.items()}
+    rests = {k: 1.0 if rule == "unnormalised" else 1 - g for k, g in known.items()}
+    drift, record = Drift(1.0), Record()
     plan: list[Move] = []
-    for n in range(layers):
-        plan += [damp, Kick(rest, n), drift]
+    for n in range(first, first + layers):
+        key = id(each[n])
+        plan += [damps[key], Kick(rests[key], n), drift]
         if n + 1 in marks:
             plan.append(record)
     return tuple(plan)

@@ -2,6 +2,7 @@
 
     motion   trajectories over depth, phase portraits, paths in a plane of coordinates,
              vector fields with nullclines
+    rest     points of rest, as data and as marks; portrait: basins and manifolds
     linear   response curves Ψ(θ), thresholds, branches of layers
     targets  spectra against the representable region, probabilities, losses and floors
     cost     memory against depth, error against work
@@ -13,11 +14,9 @@ from another by colour alone.
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a type checker and an editor read instead of the loader below
-    from matplotlib.axes import Axes
-
     from .cost import memory as memory
     from .cost import work_precision as work_precision
     from .linear import discrete_branches as discrete_branches
@@ -29,6 +28,10 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .motion import vector_field as vector_field
     from .targets import representable_probability as representable_probability
     from .targets import spectrum as spectrum
+    from .portrait import basins as basins
+    from .portrait import manifolds as manifolds
+    from .rest import find_fixed_points as find_fixed_points
+    from .rest import fixed_points as fixed_points
     from .targets import training_curves as training_curves
 
 # Loaded at first use: matplotlib takes longer to import than the rest of the package.
@@ -45,11 +48,15 @@ PARTS = {
     "training_curves": "targets",
     "memory": "cost",
     "work_precision": "cost",
+    "find_fixed_points": "rest",
+    "fixed_points": "rest",
+    "basins": "portrait",
+    "manifolds": "portrait",
 }
 __all__ = list(PARTS)
 
 
-def __getattr__(name: str) -> Callable[..., "Axes"]:
+def __getattr__(name: str) -> Callable[..., Any]:
     """Import the part of the package that holds the plot ``name``."""
     if name not in PARTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,8 +10,22 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks", 
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
-from .style import BAD, COLORS, GOOD, NEUTRAL, Numbers, axes, legend, look, number, pair
+from .style import (
+    BAD,
+    COLORS,
+    GOOD,
+    NEUTRAL,
+    SEQUENTIAL,
+    Numbers,
+    array,
+    axes,
+    legend,
+    look,
+    number,
+    pair,
+)
 
 # The figures of `verify` draw these through this module, too.
 from .targets import representable_probability as representable_probability
@@ -79,16 +93,75 @@ def response_curve(
         ax.axhline(threshold, color=color, lw=0.8, ls=":")
         if minimiser is not None and theta.min() <= minimiser <= theta.max():
             ax.plot(minimiser, threshold, style["marker"], color=color)
-            middle = (theta.min() + theta.max()) / 2
+            # In the margin, off the curves.
             ax.annotate(
-                f"λ = {number(threshold)}", (minimiser, threshold), (0, -12),
-                textcoords="offset points", fontsize="small", color=color,
-                ha="right" if minimiser > middle else "left",
+                f"λ = {number(threshold)}", (1, threshold), (4, 0),
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+                fontsize="small", color=color, va="center", annotation_clip=False,
             )  # fmt: skip
     ax.axhline(0, color=NEUTRAL, lw=0.6)
     bottom = min(ax.get_ylim()[0] if index else 0, lowest - 0.35)
     ax.set(xlabel="θ", ylabel="response Ψ(θ)", ylim=(bottom, None))
     ax.margins(x=0)
+    return legend(ax, loc="upper left")
+
+
+def fold(
+    value: Numbers,
+    preimages: ArrayLike,
+    ax: Axes | None = None,
+    *,
+    minimiser: float | None = None,
+) -> Axes:
+    """Draw where Ψ takes a value that sinks: two real θ meet, and leave as a pair.
+
+    Above λ the value has two real preimages beside θ*, below it two conjugate ones: a
+    real θ has both or none of them, which is why eigenvalues below λ come in pairs.
+
+    Parameters
+    ----------
+    value : array or Tensor, shape (n,)
+        Real values x, in order.
+    preimages : array of complex, shape (n, k)
+        θ with Ψ(θ) = x, each column a path.
+    ax : matplotlib Axes, optional
+    minimiser : float, optional
+        θ*, where they meet.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If there is not one row of preimages for each value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from secondorder.plot.linear import fold
+    >>> x = np.linspace(1.0, -1.0, 41)  # of Ψ = θ²: λ = 0 at θ* = 0
+    >>> root = np.sqrt(x + 0j)
+    >>> fold(x, np.stack([root, -root], axis=1), minimiser=0.0).get_ylabel()
+    'Im θ'
+    """
+    paths, x = np.asarray(preimages, dtype=complex), array(value)
+    if x.ndim != 1 or paths.ndim != 2 or len(paths) != len(x):
+        raise ValueError(
+            "`preimages` must have one row (k,) for each of `value` (n,); got shapes "
+            f"{paths.shape} and {x.shape}."
+        )
+    ax = axes(ax)
+    ax.axhline(0, color=NEUTRAL, lw=0.8)
+    for path in paths.T:
+        dots = ax.scatter(path.real, path.imag, c=x, cmap=SEQUENTIAL, s=14, zorder=3)
+    figure = ax.get_figure()
+    if figure is not None:
+        figure.colorbar(dots, ax=ax, label="x = Ψ(θ)")
+    if minimiser is not None:
+        ax.plot(minimiser, 0, "o", mfc="none", mec=BAD, ms=11, mew=1.8, label="θ*")
+    ax.set(xlabel="Re θ", ylabel="Im θ")
     return legend(ax, loc="upper left")
 
 
@@ -206,10 +279,9 @@ def discrete_branches(
         ax.axhline(values[-1], color=GOOD, lw=0.9, ls=":")
         ax.plot(points, values, "o", color="k", ms=4, label="critical points")
         ax.annotate(
-            f"λ = {number(values[-1])}", (0, values[-1]), (4, -11),
+            f"λ = {number(values[-1])}", (1, values[-1]), (4, 0),
             xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=GOOD, fontsize="small",
-            bbox={"fc": "w", "ec": "none", "pad": 0.5, "alpha": 0.8},
+            color=GOOD, fontsize="small", va="center", annotation_clip=False,
         )  # fmt: skip
     ax.axhline(0, color=NEUTRAL, lw=0.6)
     # The outer branches grow like θ^N: keep the oscillating part in view.

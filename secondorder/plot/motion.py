@@ -33,6 +33,7 @@ from .states import (
 )
 from .style import (
     COLORS,
+    LARGEST,
     LINES,
     MARKERS,
     SEQUENTIAL,
@@ -121,21 +122,23 @@ def trajectories(
             f"`x` must have shape ({len(t)}, ...), one entry per time on the first "
             f"axis, got {x.shape}"
         )
-    per_sample = t.shape[1] > 1
-    last = is_coordinates(x, coordinates, coordinate, solved and not per_sample)
-    x = split(x, bool(last))
+    if t.shape[1] > 1 and x.ndim == 2:  # the axis of the samples is taken
+        x = x[:, :, None]
+    x = split(x, bool(is_coordinates(x, coordinates, coordinate, solved)))
     d = x.shape[2]
     chosen = choose_some(coordinate, d)
+    looks = [coordinate_look(k, len(t)) for k in range(len(chosen))]
+    names = coordinate_names(chosen, label)
     x = with_gaps(x[:, :, chosen], "x")
     t = np.repeat(t, x.shape[1] // t.shape[1], axis=1)
     pairs("t", t[:, :, None], "x", x)
     ax, style = axes_or_new(ax), line_properties(style)
     shades = start_colors(x[0, :, 0], style.pop("color", color))
     for sample, shade in enumerate(shades):
-        for k, name in enumerate(coordinate_names(chosen, label)):
-            look = coordinate_look(k, len(t)) | {"color": shade, "linewidth": 1.4}
-            text = name if sample == 0 else None  # one legend entry for the bundle
-            ax.plot(t[:, sample], x[:, sample, k], **look | style, label=text)
+        for k, look in enumerate(looks):
+            look = look | {"color": shade, "linewidth": 1.4} | style
+            text = names[k] if sample == 0 else None  # once for the bundle
+            ax.plot(t[:, sample], x[:, sample, k], **look, label=text)
     which = subscript(chosen[0]) if d > 1 and len(chosen) == 1 else ""
     ax.set(xlabel="depth t", ylabel=f"position x{which}(t)")
     ax.margins(x=0)
@@ -212,7 +215,9 @@ def phase_portrait(
         raise ValueError(
             f"`x` and `v` must have the same shape, got {x.shape} and {v.shape}"
         )
-    last = is_coordinates(x, coordinates, coordinate, solved and not own_times)
+    if own_times and x.ndim == 2:  # the axis of the samples is taken
+        x, v = x[:, :, None], v[:, :, None]
+    last = is_coordinates(x, coordinates, coordinate, solved)
     if last is None:
         last = system is not None and couples(system, t, x, v)
     x, v = split(x, last), split(v, last)
@@ -227,9 +232,9 @@ def phase_portrait(
     k = 0 if coordinate is None else choose(coordinate, d)
     x, v = with_gaps(x[:, :, k], "x"), with_gaps(v[:, :, k], "v")
     pairs("x", x, "v", v)
-    ax = axes_or_new(ax)
     if system is not None and d == 1:
-        vector_field(system, around(x), around(v), ax, t=t)
+        ax = vector_field(system, around(x), around(v), ax, t=t)
+    ax = axes_or_new(ax)
     paths(ax, x, v, color, label, style)
     which = subscript(k) if d > 1 else ""
     ax.set(xlabel=f"position x{which}", ylabel=f"velocity v{which}")
@@ -358,38 +363,49 @@ def vector_field(
     """
     xlim, vlim = interval(xlim, "xlim"), interval(vlim, "vlim")
     points = resolution(points)
-    x, v, dx, dv = sample_field(system, xlim, vlim, t, points)
-    # Equal length on paper: measured in fractions of the rectangle, not in its units.
-    spans = np.array([xlim[1] - xlim[0], vlim[1] - vlim[0]])
-    across, up = dx / spans[0], dv / spans[1]
-    largest = float(np.nanmax(np.hypot(across, up))) or 1.0
-    across, up = across / largest, up / largest
-    speed = np.hypot(across, up)
-    size = np.where(speed > 0, speed, 1.0) * points * 1.3
-    arrows: dict[str, Any] = {
-        "cmap": "Greys", "clim": (-0.6, 1.8), "pivot": "mid", "width": 0.004,
-        "zorder": 0,
-    }  # fmt: skip
+    coarse = sample_field(system, xlim, vlim, t, points)
+    fine = sample_field(system, xlim, vlim, t, 121) if nullclines else None
     ax = axes_or_new(ax)
-    seen = np.isfinite(speed)
-    ax.quiver(
-        *(z[seen] for z in (x, v, across * spans[0] / size, up * spans[1] / size)),
-        speed[seen], **arrows | style, angles="xy", scale_units="xy", scale=1,
-    )  # fmt: skip
-    if nullclines:
-        x, v, dx, dv = sample_field(system, xlim, vlim, t, 121)
-        for level, color, line, name in (
-            (dx, COLORS[4], "--", "ẋ = 0"),
-            (dv, COLORS[2], ":", "v̇ = 0"),
-        ):
-            if np.nanmin(level) < 0 < np.nanmax(level):
-                level = np.ma.masked_invalid(level)
-                ax.contour(
-                    x, v, level, [0.0], colors=color, linestyles=line, linewidths=1.8
-                )
-                ax.plot([], [], color=color, linestyle=line, label=name)
+    defaults = {"cmap": "Greys", "clim": (-0.6, 1.8), "pivot": "mid", "width": 0.004}
+    look: dict[str, Any] = defaults | {"zorder": 0} | style
+    shafts = arrows(coarse, xlim, vlim, 1.3 * points)
+    ax.quiver(*shafts, angles="xy", scale_units="xy", scale=1, **look)
+    if fine is not None:
+        draw_nullclines(ax, fine)
     ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
     return legend(ax, loc="best")
+
+
+def arrows(
+    field: tuple[Array, ...], xlim: Interval, vlim: Interval, per_side: float
+) -> list[Array]:
+    """x, v, the two parts of an arrow and its shade, where the field is finite.
+
+    All arrows are as long on paper, measured in fractions of the rectangle.
+    """
+    x, v, dx, dv = field
+    with np.errstate(all="ignore"):  # what overflows has no arrow
+        speed = np.hypot(dx / (xlim[1] - xlim[0]), dv / (vlim[1] - vlim[0]))
+        size = np.where(speed > 0, speed, 1.0) * per_side
+        shade = speed / (speed[np.isfinite(speed)].max(initial=0.0) or 1.0)
+        parts = [x, v, dx / size, dv / size, shade]
+    seen = np.isfinite(parts).all(0)
+    return [part[seen] for part in parts]
+
+
+def draw_nullclines(ax: Axes, field: tuple[Array, ...]) -> None:
+    """Draw the lines ẋ = 0 and v̇ = 0 of a field on a grid."""
+    x, v, dx, dv = field
+    for level, color, line, name in (
+        (dx, COLORS[4], "--", "ẋ = 0"),
+        (dv, COLORS[2], ":", "v̇ = 0"),
+    ):
+        if np.nanmin(level) < 0 < np.nanmax(level):
+            level = np.ma.masked_invalid(level)
+            ax.contour(
+                x, v, level, [0.0], colors=color, linestyles=line, linewidths=1.8
+            )
+            ax.plot([], [], color=color, linestyle=line, label=name)
 
 
 def paths(
@@ -415,7 +431,7 @@ def paths(
 def interval(limits: Any, name: str) -> Interval:
     """Two numbers that increase, or an error."""
     ends = array(limits, name)
-    if ends.shape != (2,) or not -np.inf < ends[0] < ends[1] < np.inf:
+    if ends.shape != (2,) or not -LARGEST <= ends[0] < ends[1] <= LARGEST:
         raise ValueError(
             f"`{name}` must increase between two finite numbers, got {limits!r}"
         )
@@ -438,8 +454,8 @@ def sample_field(
     """The field on a grid of the rectangle: x, v, dx, dv, each (points, points)."""
     x, v = np.meshgrid(np.linspace(*xlim, points), np.linspace(*vlim, points))
     dx, dv = slopes(system, t, x.reshape(-1, 1), v.reshape(-1, 1))
-    dx, dv = with_gaps(dx, "system"), with_gaps(dv, "system")
-    pairs("ẋ", dx, "v̇", dv)
+    whole = np.isfinite(dx) & np.isfinite(dv)
+    dx, dv = (with_gaps(np.where(whole, z, np.nan), "system") for z in (dx, dv))
     return x, v, dx.reshape(x.shape), dv.reshape(x.shape)
 
 

@@ -58,15 +58,12 @@ def with_gaps(values: Array, name: str, *, positive: bool = False) -> Array:
     On a logarithmic axis (``positive``) that is also where they are not > 0.
     """
     shown = np.abs(values) <= LARGEST  # False for NaN
-    if positive:
-        shown &= values > 0
-    if not shown.any():
-        kind = "finite number > 0" if positive else "finite number"
+    if values.size and not shown.any():
         raise ValueError(
-            f"`{name}` holds no {kind}, so there is nothing to draw; got "
-            f"{values.size} values such as {np.ravel(values)[:3].tolist()}"
+            f"`{name}` holds no finite number, so there is nothing to draw; got "
+            f"{values.size} like {np.ravel(values)[0]}"
         )
-    return np.where(shown, values, np.nan)
+    return np.where(shown & (values > 0) if positive else shown, values, np.nan)
 
 
 def pairs(first: str, x: Array, second: str, y: Array) -> None:

@@ -23,6 +23,7 @@ def spectrum(
     ax: Axes | None = None,
     *,
     bad: ArrayLike | None = None,
+    starts: Mapping[str, float] | None = None,
 ) -> Axes:
     """Draw eigenvalues in the plane, the forbidden half-line, and who stands on it.
 
@@ -36,6 +37,9 @@ def spectrum(
     bad : array of bool, shape (n,), optional
         Which eigenvalues to mark.  Default: the real ones below λ that occur an odd
         number of times (to 1e-8 of the largest).
+    starts : dict of str to float, optional
+        λ by the name of a start: an eigenvalue out of reach from ``threshold`` takes
+        the colour of the first start that reaches it.
 
     Returns
     -------
@@ -73,7 +77,16 @@ def spectrum(
             label=f"in pairs only: below λ = {number(threshold)}",
         )  # fmt: skip
         ax.plot(threshold, 0, marker="|", color=BAD, ms=14, mew=2)
-    good, out = values[~alone], values[alone]
+    opened = np.zeros_like(alone)
+    for index, (name, level) in enumerate((starts or {}).items()):
+        reached = alone & ~opened & (values.real >= level)
+        opened |= reached
+        style = look(index + 2)
+        ax.plot(
+            values[reached].real, values[reached].imag, style["marker"], ms=9,
+            color=style["color"], mec="k", label=f"{name} ({reached.sum()})",
+        )  # fmt: skip
+    good, out = values[~alone], values[alone & ~opened]
     ax.plot(good.real, good.imag, "o", color=GOOD, ms=5, label=f"fine ({len(good)})")
     ax.plot(
         out.real, out.imag, "X", color=BAD, ms=10, mec="k",
@@ -92,6 +105,7 @@ def representable_probability(
     *,
     first_order: Mapping[str, float] | None = None,
     draws: int | None = None,
+    exact: Mapping[str, Numbers] | None = None,
 ) -> Axes:
     """Draw the fraction of random matrices that are representable, against ε/T.
 
@@ -106,6 +120,8 @@ def representable_probability(
         The same for ẋ = θx, drawn at the left edge.
     draws : int, optional
         Matrices per point; draws two standard errors around each curve.
+    exact : dict of str to sequence, optional
+        Curves known in closed form, for some of the same names: dashed, on top.
 
     Returns
     -------
@@ -140,6 +156,9 @@ def representable_probability(
                 marker=style["marker"], color=style["color"], mfc="w", clip_on=False,
                 label="first order" if index == 0 else None,
             )  # fmt: skip
+    for name, values in (exact or {}).items():
+        where, share = pair("epsilon", epsilon, f"exact[{name!r}]", values)
+        ax.semilogx(where, share, "k--", lw=1.2, zorder=4, label=f"{name}, exact law")
     ax.set(xlabel="ε / T", ylabel="probability of being representable")
     ax.set_ylim(0, 1.05)
     ax.grid(alpha=0.3)

@@ -79,7 +79,7 @@ def model(m: PropagatorType) -> PropagatorType:
         hasattr(m, name) for name in ("response", "log_threshold", "fold")
     ):
         raise TypeError(
-            f"`m` must be Continuous(epsilon), Discrete(layers, gamma) or FirstOrder(); "
+            "`m` must be Continuous(epsilon), Discrete(layers, gamma) or FirstOrder(); "
             f"got {m!r}. For a SecondOrderODE or MomentumNet write rep.of(model)."
         )
     return m
@@ -103,6 +103,12 @@ def length(A: Array) -> float:
     if not 0 < size < math.inf:
         return size
     return size * float(np.linalg.norm(A / size))
+
+
+def power_of_two(A: Array) -> float:
+    """Return the power of two below max |A|, which divides A without rounding."""
+    size = float(np.abs(A).max()) or 1.0
+    return 2.0 ** min(max(math.floor(math.log2(size)), -1000), 1000)
 
 
 def _number(value: float) -> float:

@@ -175,7 +175,7 @@ class Continuous:
         return principal_inverse(x, self)
 
     def real_preimages(self, value: float) -> RealArray:
-        """Real θ with response(θ) = value at which it crosses the value, smallest first.
+        """Real θ at which the response crosses the value, the largest first.
 
         The principal one, if there is one; from "force" also some of those on later
         branches, which lie at θ = −(y² + κ²)/2κT with y about 2κ e^{κ} |value|.

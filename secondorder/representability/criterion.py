@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import square_matrix
+from .checks import model, square_matrix
 from .fold import Fold
 from .jordan import Eigenvalue, Spectrum, examine
 from .propagator import MatrixLike, Propagator, RealArray
@@ -66,6 +66,10 @@ class NotRepresentable(ValueError):
         )
         self.verdict = verdict
 
+    def __reduce__(self) -> tuple[type, tuple[Verdict]]:
+        """Pickle by the verdict."""
+        return type(self), (self.verdict,)
+
 
 def is_representable(
     D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE
@@ -106,7 +110,7 @@ def is_representable(
     Culver, Proc. Amer. Math. Soc. 17 (1966); Sander, Ablin, Blondel, Peyré,
     "Momentum Residual Neural Networks", ICML 2021, section 4.
     """
-    return judge(square_matrix(D), m, check_tolerance(tolerance))[0]
+    return judge(square_matrix(D), model(m), check_tolerance(tolerance))[0]
 
 
 def check_tolerance(tolerance: float) -> float:
@@ -145,17 +149,22 @@ def side(e: Eigenvalue, m: Propagator) -> Literal["below", "at", "above"]:
     """
     if m.fold and _coincides(e, m.fold.value, m):
         return "at"
-    below = e.value < 0 and math.log(-e.value) > m.log_threshold
+    never = m.fold is not None and e.value <= m.fold.beyond
+    below = never or (e.value < 0 and math.log(-e.value) > m.log_threshold)
     return "below" if below else "above"
 
 
 def _coincides(e: Eigenvalue, critical: float, m: Propagator) -> bool:
     """Return whether an eigenvalue cannot be told from the critical value."""
+    if m.fold and e.value <= m.fold.beyond:
+        return False
     if critical == 0 and math.isfinite(m.log_threshold):
         return False  # λ underflowed; 0 itself lies above it
     if critical == 0 or e.value == 0:
         return e.value == critical
-    return abs(e.value - critical) <= e.noise + AT_THRESHOLD * abs(critical)
+    # The exponent −κ of λ carries rounding of its own.
+    relative = max(AT_THRESHOLD, 2e-15 * abs(m.log_threshold))
+    return abs(e.value - critical) <= e.noise + relative * abs(critical)
 
 
 def groups(sizes: Sequence[int], order: int) -> list[tuple[int, ...]]:
@@ -204,7 +213,9 @@ def _fault_at(e: Eigenvalue, fold: Fold, m: Propagator) -> str | None:
 def _why(judged: list[tuple[Eigenvalue, str]], m: Propagator) -> str:
     """Say in one sentence why nothing stands in the way."""
     if m.threshold == -math.inf and not judged:
-        return "An odd number of layers reaches every real value: no condition applies."
+        if hasattr(m, "layers"):
+            return "An odd number of layers reaches every real value: no condition."
+        return "Started at the force, the ODE reaches every real value: no condition."
     threshold = _number(m.threshold, m)
     if not judged:
         return f"No real eigenvalue lies at or below the threshold {threshold}."

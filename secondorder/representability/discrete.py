@@ -1,15 +1,23 @@
-"""The propagator of N tied linear layers of a Momentum ResNet, started at rest.
+"""The propagator of N tied linear layers of a Momentum ResNet, by their first velocity.
 
     v ← γ v + (1 − γ) θ x,   x ← x + v      gives  x_N = P(θ) x_0,
-    P(θ) = q^N [U_N(ξ) − q U_{N−1}(ξ)],   q = √γ,   ξ = (1 + γ + (1 − γ)θ)/2q,
 
-with the Chebyshev polynomials of the second kind; γ = 0 gives (1 + θ)^N.  Every zero
-of P is real and simple, so N − 1 real critical points interlace.  The right-most one
-starts the branch that converges to the ODE; the lowest one decides what the network
-can do (nothing is out of reach if N is odd).
+with Chebyshev polynomials of the second kind, q = √γ, ξ = (1 + γ + (1 − γ)θ)/2q:
+
+    start     v_0      P
+    "rest"    0        q^N [U_N − q U_{N−1}]
+    c         c x_0    q^N [U_N − q(1 − c) U_{N−1}]
+    "force"   θ x_0    q^N [U_N − 2q U_{N−1} + q² U_{N−2}]/(1 − γ)
+
+γ = 0 gives (1 + θ)^N.  Every zero of P is real and simple: with ξ = cos φ it is
+Im[e^{i(N+1)φ}(1 − qe^{−iφ})^k]/sin φ, k = 1 or 2, whose phase runs from 0 to (N + 1)π;
+the start c is the characteristic polynomial of a Jacobi matrix.  So N − 1 real critical
+points interlace.  The right-most one starts the branch that converges to the ODE; the
+lowest one decides what the network can do.  If N is odd nothing is out of reach, from
+any start: P takes every real value at a simple root.
 
 Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks", ICML
-2021, eq. (3) for the layers; the polynomial is elementary.
+2021, eq. (3) for the layers; the polynomials are elementary.
 """
 
 import math
@@ -21,10 +29,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
-from .checks import evaluate, identity, layer_count, momentum
+from .chebyshev import Chebyshev
+from .checks import evaluate, finite_points, identity, layer_count, momentum, start_of
 from .continuous import Continuous
 from .fold import Fold
 from .inverse import bisect, increasing_root, principal_inverse
@@ -47,11 +55,14 @@ class Discrete:
     rule : {"euler", "exponential"}
         How γ is read in the limit of many layers, γ = 1 − h/ε or γ = e^{−h/ε}; it
         decides ``limit`` and ``limit_error``, nothing else.
+    start : "rest", "force" or float, default "rest"
+        The first velocity: 0, the residual of the first layer θx_0 (the
+        ``MomentumNet(blocks, velocity=block)`` of tied blocks), or c x_0.
 
     Raises
     ------
     ValueError
-        If ``layers``, ``gamma`` or ``rule`` is out of range.
+        If ``layers``, ``gamma``, ``rule`` or ``start`` is out of range.
 
     Examples
     --------
@@ -71,6 +82,7 @@ class Discrete:
     layers: int
     gamma: float
     rule: str = "euler"
+    start: str | float = "rest"
 
     def __post_init__(self) -> None:
         """Check and store plain numbers."""
@@ -81,9 +93,25 @@ class Discrete:
                 f"`rule` must be one of {RULES}; got {self.rule!r}. Use 'euler' for "
                 "γ = 1 − h/ε, the reading of Momentum ResNets."
             )
+        object.__setattr__(self, "start", start_of(self.start))
+        if not np.isfinite(self.critical_values).all():
+            raise ValueError(
+                f"`start` = {self.start!r} makes {self.layers} layers overflow. In the "
+                "ODE's units c is N times smaller: try start=c/layers."
+            )
+
+    @property
+    def start_number(self) -> float:
+        """The c of a first velocity c x_0: 0 from rest, and 0 for "force"."""
+        return self.start if isinstance(self.start, float) else 0.0
+
+    @property
+    def _gain(self) -> float:
+        """The slope of one layer alone: (1 − γ), or 1 for "force"."""
+        return 1.0 if self.start == "force" else 1 - self.gamma
 
     def response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
-        """P(θ): x_N = P(θ) x_0 from v_0 = 0.  θ belongs to one layer of unit step.
+        """P(θ): x_N = P(θ) x_0 from the start.  θ belongs to one layer of unit step.
 
         Numbers or matrices, real or complex; see ``Continuous.response``.
 
@@ -108,9 +136,9 @@ class Discrete:
         It is the branch that becomes ``Continuous.inverse`` as N → ∞; on its cut
         (−∞, ``principal_threshold``] the value from above is returned.
         """
-        points: Any = np.asarray(x)[()]  # a number without axes comes out as one
+        points: Any = finite_points(x)[()]  # a number without axes comes out as one
         if self.layers == 1:
-            return (points - 1) / (1 - self.gamma)
+            return (points - self.response(0.0)) / self._gain
         if self.gamma == 0:
             return _root_of_power(points, self.layers)
         return principal_inverse(points, self)
@@ -138,33 +166,65 @@ class Discrete:
             return np.array([])
         if self.gamma == 0:
             return np.array([-1.0])
-        return self._theta(np.cos(self._critical_angles))[::-1]
+        return self._theta(self._chebyshev.critical)
 
     @cached_property
     def critical_values(self) -> RealArray:
         """P at the critical points; signs alternate and the last one is negative."""
+        return self._critical_signs * np.exp(self._critical_logs)
+
+    @property
+    def _critical_signs(self) -> RealArray:
         if self.layers == 1 or self.gamma == 0:
             return np.zeros(len(self.critical_points))
-        phi, q, n = self._critical_angles, math.sqrt(self.gamma), self.layers
-        shape = (np.sin((n + 1) * phi) - q * np.sin(n * phi)) / np.sin(phi)
-        return (q**n * shape)[::-1]
+        return np.sign(self._chebyshev.values)
+
+    @property
+    def _critical_logs(self) -> RealArray:
+        """The logarithms of |P| at the critical points, which do not underflow."""
+        if self.layers == 1 or self.gamma == 0:
+            return np.full(len(self.critical_points), -np.inf)
+        scale = self.layers / 2 * math.log(self.gamma)
+        if self.start == "force":
+            scale -= math.log1p(-self.gamma)
+        return scale + np.log(np.abs(self._chebyshev.values))
+
+    @cached_property
+    def _chebyshev(self) -> Chebyshev:
+        q = math.sqrt(self.gamma)
+        tail = (
+            (-2 * q, self.gamma)
+            if self.start == "force"
+            else (-q * (1 - self.start_number),)
+        )
+        return Chebyshev(self.layers, (1.0, *tail))
 
     @cached_property
     def threshold(self) -> float:
         """Least value of P over the real line: −inf if N is odd."""
         return -math.inf if self.layers % 2 else float(self.critical_values.min())
 
-    @property
+    @cached_property
     def log_threshold(self) -> float:
         """The logarithm of |threshold|, ±inf where that is infinite or 0."""
-        return math.log(-self.threshold) if self.threshold else -math.inf
+        if self.layers % 2:
+            return math.inf
+        return float(self._critical_logs[self._lowest])
+
+    @property
+    def _lowest(self) -> int:
+        """Which critical point is the lowest."""
+        if self.gamma == 0:
+            return 0
+        negative = self._critical_signs < 0
+        return int(np.where(negative, self._critical_logs, -np.inf).argmax())
 
     @property
     def minimiser(self) -> float:
         """Where the threshold is attained (−inf if N is odd)."""
         if self.layers % 2:
             return -math.inf
-        return float(self.critical_points[self.critical_values.argmin()])
+        return float(self.critical_points[self._lowest])
 
     @property
     def fold(self) -> Fold | None:
@@ -199,9 +259,12 @@ class Discrete:
                 "`gamma` = 0 has no second-order limit; use FirstOrder() instead."
             )
         step = 1 / self.layers
+        start: str | float = self.start
+        if isinstance(start, float):
+            start *= self.layers  # v is the step h ẋ
         if self.rule == "euler":
-            return Continuous(step / (1 - self.gamma))
-        return Continuous(-step / math.log(self.gamma))
+            return Continuous(step / (1 - self.gamma), start=start)
+        return Continuous(-step / math.log(self.gamma), start=start)
 
     def limit_error(self, theta: ArrayLike) -> float | RealArray:
         """Leading term of P(θ/N) − Ψ(θ), the error of N layers against their limit.
@@ -213,7 +276,17 @@ class Discrete:
         ----------
         theta : float or array
             The θ of the ODE, N times that of a layer.
+
+        Raises
+        ------
+        ValueError
+            If ``start`` is not "rest": the constant is known from rest only.
         """
+        if self.start != "rest":
+            raise ValueError(
+                f"`start` must be 'rest' for a limit error; got {self.start!r}. "
+                "Compare response(θ/N) with limit.response(θ) instead."
+            )
         ode, step = self.limit, 1 / self.layers
         theta = np.asarray(theta, dtype=float)
         phi = ode.velocity_response(theta, elementwise=True)
@@ -226,7 +299,9 @@ class Discrete:
     # -- evaluation ------------------------------------------------------------------
 
     def _from_rest(self, theta: Tensor, one: Tensor, product: Product) -> Tensor:
-        return self._run(theta, product, one, torch.zeros_like(theta))
+        if self.start == "force":
+            return self._run(theta, product, one, theta)
+        return self._run(theta, product, one, self.start_number * one)
 
     def _from_velocity(self, theta: Tensor, one: Tensor, product: Product) -> Tensor:
         # The velocity is damped before it first moves x: hence the factor γ.
@@ -240,9 +315,11 @@ class Discrete:
         return x
 
     def _sensitivity(self, theta: Tensor, one: Tensor, product: Product) -> Tensor:
-        """Run the layers from (1, 0) with their derivative in θ; return dx_N/dθ."""
-        x, v = one, torch.zeros_like(theta)
-        dx, dv = v, v
+        """Run the layers with their derivative in θ; return dx_N/dθ."""
+        x, zero = one, torch.zeros_like(theta)
+        v, dx, dv = self.start_number * one, zero, zero
+        if self.start == "force":
+            v, dv = theta, one
         for _ in range(self.layers):
             dv = self.gamma * dv + (1 - self.gamma) * (product(theta, dx) + x)
             v = self.gamma * v + (1 - self.gamma) * product(theta, x)
@@ -255,25 +332,6 @@ class Discrete:
         """Return the θ of ξ = (1 + γ + (1 − γ)θ)/2q."""
         q = math.sqrt(self.gamma)
         return (2 * q * xi - 1 - self.gamma) / (1 - self.gamma)
-
-    @cached_property
-    def _critical_angles(self) -> RealArray:
-        """φ in (0, π), increasing, with d/dφ [sin (N+1)φ − q sin Nφ]/sin φ = 0.
-
-        The zeros of P are the eigenvalues of a Jacobi matrix with ½ beside the diagonal
-        and q/2 in one corner; between neighbours the derivative changes sign once.
-        """
-        n, q = self.layers, math.sqrt(self.gamma)
-        corner = np.zeros(n)
-        corner[0] = q / 2
-        zeros = np.arccos(eigvalsh_tridiagonal(corner, np.full(n - 1, 0.5)))[::-1]
-
-        def slope(phi: RealArray) -> RealArray:
-            value = np.sin((n + 1) * phi) - q * np.sin(n * phi)
-            turn = (n + 1) * np.cos((n + 1) * phi) - q * n * np.cos(n * phi)
-            return turn * np.sin(phi) - value * np.cos(phi)
-
-        return bisect(slope, zeros[:-1], zeros[1:])
 
     def _preimages_of_power(self, value: float) -> RealArray:
         """Return the simple real θ with (1 + θ)^N = value."""
@@ -288,7 +346,7 @@ class Discrete:
     ) -> list[float]:
         """Return [θ] with P(θ) = value inside one monotone branch, or []."""
         if not math.isfinite(low) and not math.isfinite(high):
-            return [(value - 1) / (1 - self.gamma)]  # one layer: affine
+            return [(value - self.response(0.0)) / self._gain]  # one layer: affine
         if math.isfinite(low) and math.isfinite(high):
 
             def excess(theta: RealArray) -> RealArray:

@@ -15,15 +15,15 @@ at the best μ lies in the closure, the bound is the distance.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.linalg import schur
-from scipy.optimize import minimize_scalar
+from scipy.sparse.csgraph import connected_components
 
-from .checks import like, square_matrix
-from .criterion import is_representable
-from .jordan import schur_eigenvalues
+from .checks import like, model, power_of_two, square_matrix
+from .criterion import TOLERANCE, is_representable, judge
 from .propagator import Matrix, MatrixLike, Propagator, RealArray
+from .sigma import lower_bound
 
 
 class LossFloor(float):
@@ -46,6 +46,10 @@ class LossFloor(float):
         self = super().__new__(cls, value)
         self.exact, self.at = exact, at
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle with the two attributes."""
+        return type(self), (float(self), self.exact, self.at)
 
     def __repr__(self) -> str:
         """Show the number and what it means."""
@@ -71,13 +75,19 @@ class Nearest:
     attained: bool
 
 
-def loss_floor(D: MatrixLike, m: Propagator) -> LossFloor:
+def loss_floor(
+    D: MatrixLike, m: Propagator, *, covariance: MatrixLike | None = None
+) -> LossFloor:
     """Return inf ‖Ψ(θ) − D‖ over real θ, in the Frobenius norm, or a bound from below.
 
     Parameters
     ----------
     D : array_like or Tensor, shape (d, d)
     m : Continuous, Discrete or FirstOrder
+    covariance : array_like or Tensor, shape (d, d), optional
+        S = E[xxᵀ] of the inputs (identity if left out); the floor is then that of
+        ‖(Ψ(θ) − D)S^{1/2}‖, the root of the loss E‖Ψ(θ)x − Dx‖² on such data:
+        sup σ_min((D − μI)S^{1/2}) over the same μ.
 
     Returns
     -------
@@ -100,14 +110,58 @@ def loss_floor(D: MatrixLike, m: Propagator) -> LossFloor:
     '0.386501396833'
     """
     array = square_matrix(D)
-    value, at = _lower_bound(array, m.threshold)
-    planar = len(array) <= 2
-    if planar:
-        value = _planar_distance(array, m.threshold)
-    if value == 0:
+    if judge(array, model(m), TOLERANCE)[0]:
         return LossFloor(0.0, True, None)
-    exact = planar or _is_closure(_corrected(array, at, m.threshold), m.threshold)
-    return LossFloor(value, exact, at)
+    if covariance is not None:
+        return _on_data(array, m.threshold, _square_root(covariance, len(array)))
+    unit = power_of_two(array)
+    value, at, exact = _distance(array / unit, m.threshold / unit)
+    return LossFloor(value * unit, exact, None if at is None else at * unit)
+
+
+def _on_data(D: RealArray, threshold: float, root: RealArray) -> LossFloor:
+    """Return the floor of ‖(A − D)W‖ over A in the closure, W = S^{1/2}."""
+    unit, width = power_of_two(D), power_of_two(root)
+    D, root, threshold = D / unit, root / width, threshold / unit
+    value, at = lower_bound(D, threshold, root)
+    if at is None:
+        return LossFloor(0.0, True, None)
+    if value <= 8 * np.finfo(float).eps * float(np.linalg.norm(root, 2)):
+        return LossFloor(0.0, False, None)  # a direction without data, or rounding
+    U, sigma, Vt = np.linalg.svd((D - at * np.eye(len(D))) @ root)
+    nearest = D - sigma[-1] * np.outer(U[:, -1], np.linalg.solve(root, Vt[-1]))
+    exact = _is_closure(nearest, threshold, value)
+    return LossFloor(value * unit * width, exact, at * unit)
+
+
+def _square_root(covariance: MatrixLike, d: int) -> RealArray:
+    """Return S^{1/2} of a covariance matrix."""
+    S = square_matrix(covariance, "covariance")
+    scale = float(np.abs(S).max())
+    values, vectors = np.linalg.eigh((S + S.T) / 2)
+    symmetric = np.abs(S - S.T).max() <= 1e-8 * scale
+    if len(S) != d or not symmetric or values[0] < -1e-10 * scale or not scale:
+        raise ValueError(
+            f"`covariance` must be symmetric, ({d}, {d}), not 0 and without negative "
+            f"eigenvalues; got shape {S.shape} and least eigenvalue {values[0]:.3g}. "
+            "Use x.T @ x / len(x) for samples x (n, d)."
+        )
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def _distance(D: RealArray, threshold: float) -> tuple[float, float | None, bool]:
+    """Return the floor of D, of norm about 1, the μ behind it, and whether it is exact.
+
+    Below rounding, 8u‖D‖, it is 0.
+    """
+    value, at = lower_bound(D, threshold)
+    planar = len(D) <= 2
+    if planar:
+        value = _planar_distance(D, threshold)
+    if value <= _rounding(D, threshold):
+        return 0.0, None, True
+    exact = planar or _is_closure(_corrected(D, at, threshold), threshold, value)
+    return value, at, exact
 
 
 def nearest(D: MatrixLike, m: Propagator) -> Nearest:
@@ -150,48 +204,11 @@ def nearest(D: MatrixLike, m: Propagator) -> Nearest:
             "nearest representable matrix is not known. Minimise ‖Ψ(θ) − D‖ "
             "numerically, from several starts."
         )
-    matrix = _corrected(array, floor.at, m.threshold)
+    unit = power_of_two(array)
+    mu = None if floor.at is None else floor.at / unit
+    matrix = _corrected(array / unit, mu, m.threshold / unit) * unit
     attained = bool(is_representable(matrix, m))
     return Nearest(like(matrix, D), float(floor), attained)
-
-
-def _lower_bound(D: RealArray, threshold: float) -> tuple[float, float | None]:
-    """Return max σ_min(D − μI) over the μ <= λ with det(D − μI) < 0, and that μ.
-
-    det(D − μI) is positive for μ → −∞ and changes sign at each real eigenvalue.
-    """
-    values = schur_eigenvalues(schur(D, output="real")[0])
-    real = np.sort(values[values.imag == 0].real)
-    edges: list[float] = [*real[real < threshold]]
-    if len(edges) % 2:
-        edges.append(threshold)
-    best: float = 0.0
-    at: float | None = None
-    for low, high in zip(edges[::2], edges[1::2], strict=True):
-        value, place = _highest(D, low, high)
-        if value > best:
-            best, at = value, place
-    return best, at
-
-
-def _highest(
-    D: RealArray, low: float, high: float, points: int = 33
-) -> tuple[float, float]:
-    """Return the largest σ_min(D − μI) for μ in [low, high], with its μ."""
-
-    def negative(mu: float) -> float:
-        return -np.linalg.svd(D - mu * np.eye(len(D)), compute_uv=False)[-1]
-
-    grid = np.linspace(low, high, points)
-    heights = [-negative(mu) for mu in grid]
-    k = int(np.argmax(heights))
-    left, right = grid[max(k - 1, 0)], grid[min(k + 1, points - 1)]
-    options = {"xatol": 1e-12 * max(abs(left), abs(right)), "maxiter": 200}
-    refined = minimize_scalar(
-        negative, bounds=(left, right), method="bounded", options=options
-    )
-    inside = -refined.fun, float(refined.x)
-    return max((heights[k], float(grid[k])), inside, key=lambda pair: pair[0])
 
 
 def _planar_distance(D: RealArray, threshold: float) -> float:
@@ -206,7 +223,10 @@ def _planar_distance(D: RealArray, threshold: float) -> float:
         return max(0.0, threshold - float(D[0, 0]))
     (a, b), (c, d) = D - threshold * np.eye(2)
     p, q, r, s = (a + d) / 2, (a - d) / 2, (b + c) / 2, (c - b) / 2
-    return max(0.0, math.hypot(q, r) - math.hypot(s, max(p, 0.0)))
+    outer, inner = math.hypot(q, r), math.hypot(s, max(p, 0.0))
+    # The difference of squares, without cancellation: −det A where p > 0.
+    squares = b * c - a * d if p > 0 else q * q + b * c
+    return squares / (outer + inner) if squares > 0 else 0.0
 
 
 def _corrected(D: RealArray, mu: float | None, threshold: float) -> RealArray:
@@ -234,6 +254,21 @@ def _orthogonal_pair(U: RealArray, V: RealArray) -> tuple[RealArray, RealArray]:
     return U @ c, V @ c
 
 
-def _is_closure(A: RealArray, threshold: float) -> bool:
-    """Return whether A lies in the closure of the representable set, up to rounding."""
-    return _lower_bound(A, threshold)[0] <= 1e-7 * float(np.linalg.norm(A))
+def _is_closure(A: RealArray, threshold: float, value: float) -> bool:
+    """Return whether A lies in the closure, up to a small part of the floor."""
+    return lower_bound(A, threshold)[0] <= 1e-5 * value
+
+
+def _rounding(D: RealArray, threshold: float) -> float:
+    """Return 8u times the norm of the part of D that has eigenvalues below λ.
+
+    Parts are the connected components of its pattern, as in ``jordan.examine``.
+    """
+    count, labels = connected_components(D != 0, directed=False)
+    sizes = []
+    for label in range(count):
+        part = D[np.ix_(labels == label, labels == label)]
+        values = np.linalg.eigvals(part)
+        if ((values.imag == 0) & (values.real < threshold)).any():
+            sizes.append(float(np.linalg.norm(part, 2)))
+    return 8 * np.finfo(float).eps * min(sizes, default=0.0)

@@ -106,7 +106,8 @@ def commuting_newton(
             break
         try:
             G = G - np.linalg.solve(m.derivative(G), excess)
-        except (np.linalg.LinAlgError, ArithmeticError):  # Ψ'(G) singular: stay with the best so far
+        except (np.linalg.LinAlgError, ArithmeticError):
+            # Ψ'(G) is singular, or too large: stay with the best so far.
             break
         if not np.isfinite(G).all():
             break

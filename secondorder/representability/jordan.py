@@ -21,8 +21,10 @@ import numpy as np
 from scipy.cluster.hierarchy import ClusterNode, linkage, to_tree
 from scipy.linalg import schur
 from scipy.linalg.lapack import dtrsen
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 
+from .checks import power_of_two
 from .propagator import ComplexArray, RealArray
 
 # Eigenvalues of a perturbed Jordan block of size n lie within (error)^{1/n} of its own,
@@ -69,21 +71,48 @@ def examine(D: RealArray, below: float, tolerance: float) -> Spectrum:
     below : float
         Look at eigenvalues <= ``below``, within their uncertainty.
     tolerance : float
-        Relative error ``D`` is supposed to carry.
+        Relative error ``D`` is supposed to carry.  An eigenvalue within it of 0 is
+        snapped to 0 (a simple one: within 8u).  Parts of D that are not coupled by a
+        single entry are judged each by its own norm; others by the norm of all.
 
     Returns
     -------
     Spectrum
     """
-    T, Q = schur(D, output="real")
-    scale = float(np.linalg.norm(D, 2))
+    unit = power_of_two(D)
+    below = float(np.clip(below / unit, -1e300, 1e300))
+    T, Q, scale = _schur_by_parts(D / unit)
     values = schur_eigenvalues(T)
     near = values.real <= below + REACH * scale
     near &= np.abs(values.imag) <= REACH * scale
     units = _units(np.flatnonzero(near), values)
     found = _split(T, units, values, scale, tolerance) if units else []
     found = [_snap(e) for e in found if e.value <= below + e.noise]
-    return Spectrum(T, Q, tuple(sorted(found, key=lambda e: e.value)))
+    low = [
+        Eigenvalue(float(e.value * unit), e.sizes, float(e.noise * unit), e.index)
+        for e in found
+    ]
+    return Spectrum(T * unit, Q, tuple(sorted(low, key=lambda e: e.value)))
+
+
+def _schur_by_parts(D: RealArray) -> tuple[RealArray, RealArray, RealArray]:
+    """Return T and Q of D = Q T Qᵀ and, for each place, the norm of its part.
+
+    The parts are the connected components of the pattern of D: each has a rounding
+    error of its own, so that diag(1e14, −0.1) keeps its −0.1.
+    """
+    count, labels = connected_components(D != 0, directed=False)
+    order = np.argsort(labels, kind="stable")
+    T, Q, scale = np.zeros_like(D), np.zeros_like(D), np.zeros(len(D))
+    start = 0
+    for label in range(count):
+        index = order[labels[order] == label]
+        inside = slice(start, start + len(index))
+        part = D[np.ix_(index, index)]
+        T[inside, inside], Q[index, inside] = schur(part, output="real")
+        scale[inside] = np.linalg.norm(part, 2)
+        start += len(index)
+    return T, Q, scale
 
 
 def schur_eigenvalues(T: RealArray) -> ComplexArray:
@@ -198,7 +227,7 @@ def _split(
     T: RealArray,
     units: list[tuple[int, ...]],
     values: ComplexArray,
-    scale: float,
+    scale: RealArray,
     tolerance: float,
 ) -> list[Eigenvalue]:
     """Return the real eigenvalues among ``units``, largest admissible groups first.
@@ -224,19 +253,20 @@ def _recognise(
     T: RealArray,
     units: list[tuple[int, ...]],
     values: ComplexArray,
-    scale: float,
+    scale: RealArray,
     tolerance: float,
 ) -> Eigenvalue | None:
     """Return the one eigenvalue that a group of computed ones stands for, or None."""
     index = tuple(sorted(i for unit in units for i in unit))
     mean = values[list(index)].real.mean()
     n, unit_roundoff = len(index), np.finfo(float).eps
-    if np.abs(values[list(index)] - mean).max() > REACH * scale:
+    size = float(scale[list(index)].max())
+    if np.abs(values[list(index)] - mean).max() > REACH * size:
         return None
     new, _, projector = lead(T, index)
     if n == 1:
-        return Eigenvalue(mean, (1,), 8 * unit_roundoff * scale * projector, index)
-    noise = tolerance * scale * projector
+        return Eigenvalue(mean, (1,), 8 * unit_roundoff * size * projector, index)
+    noise = tolerance * size * projector
     steps = staircase(new[:n, :n] - mean * np.eye(n), noise)
     if steps is None:
         return None

@@ -13,7 +13,7 @@ import math
 
 from scipy.optimize import brentq
 
-from .checks import positive, square_matrix
+from .checks import model, positive, square_matrix
 from .continuous import Continuous
 from .criterion import TOLERANCE, check_tolerance, judge, odd_sizes
 from .jordan import examine
@@ -48,9 +48,10 @@ def max_scale(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> 
     0.613498603167
     """
     array, tolerance = square_matrix(D), check_tolerance(tolerance)
-    if m.fold is None:
+    fold = model(m).fold
+    if fold is None:
         return math.inf
-    if m.fold.value == 0 and m.log_threshold in (math.inf, -math.inf):
+    if fold.value == 0 and m.log_threshold in (math.inf, -math.inf):
         return math.inf if judge(array, m, tolerance)[0] else 0.0
     lowest = _lowest_unpaired(array, tolerance)
     return math.exp(m.log_threshold - math.log(lowest)) if lowest else math.inf

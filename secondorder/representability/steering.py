@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .checks import layer_count, like, momentum, positive, square_matrix
+from .checks import layer_count, length, like, momentum, positive, square_matrix
 from .propagator import Matrix, MatrixLike
 
 
@@ -78,6 +78,8 @@ def steer(D: MatrixLike, epsilon: float, horizon: float = 1.0) -> Steering:
     ------
     ValueError
         If ``D`` is not a finite real square matrix, or ε or T is not positive.
+    OverflowError
+        If θ would be too large for float64.
 
     Examples
     --------
@@ -89,8 +91,12 @@ def steer(D: MatrixLike, epsilon: float, horizon: float = 1.0) -> Steering:
     array = square_matrix(D)
     epsilon, horizon = positive(epsilon, "epsilon"), positive(horizon, "horizon")
     change = array - np.eye(len(array))
-    size, switch = np.linalg.norm(change, 2), horizon / 2
+    size, switch = length(change), horizon / 2
     # ‖I − X‖ <= 1/2 while θ acts keeps X invertible; a shorter kick moves X less.
+    if not size < 1e150:  # θ grows with its square
+        raise OverflowError(
+            f"`D` of norm {size:.1e} needs a θ(t) beyond float64. Rescale it."
+        )
     while switch / 2 * size > 0.5 * _reach(switch, epsilon, horizon):
         switch /= 2
     velocity = change / _reach(switch, epsilon, horizon)

@@ -14,10 +14,11 @@ SIAM J. Matrix Anal. 25 (2003); Higham, "Functions of Matrices", SIAM 2008, chap
 9 and 11.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,17 @@ from scipy.linalg import schur
 from scipy.linalg.lapack import dtrsyl, ztrexc, ztrsyl
 from scipy.spatial.distance import squareform
 
-from .checks import like, square_matrix
-from .criterion import TOLERANCE, NotRepresentable, check_tolerance, groups, judge, side
-from .discrete import Discrete
-from .fold import Fold
+from .bridge import network_of
+from .checks import length, like, model, square_matrix
+from .criterion import TOLERANCE, NotRepresentable, check_tolerance, judge
 from .inverse import commuting_newton
-from .jordan import Eigenvalue, jordan_chains, lead
+from .jordan import Eigenvalue, lead
+from .lift import lift_eigenvalue
+from .norm import min_norm, optimality
+from .polish import polish
 from .propagator import Array, ComplexArray, Matrix, MatrixLike, Propagator, RealArray
 
 Grouping: TypeAlias = tuple[str, float]  # how to link, and up to which distance
-Part: TypeAlias = tuple[RealArray, Array]  # a basis, and θ in it
 Solver: TypeAlias = Callable[..., tuple[Array, float, int]]  # LAPACK's ?trsyl
 
 # How eigenvalues are grouped, by distance relative to that from the cut.  Small groups
@@ -55,10 +57,22 @@ class Witness:
         float64.
     residual : float
         ‖Ψ(θ) − D‖ in the Frobenius norm, evaluated: the certificate.
+    optimality : float
+        ‖θ‖₂ over ``min_norm(D, m)``: no θ is shorter by more than this factor.
+    model : Continuous, Discrete or FirstOrder
     """
 
     theta: Matrix = field(repr=False)
     residual: float
+    optimality: float
+    model: Propagator
+
+    def module(self, network: Callable[..., Any], **options: Any) -> Any:
+        """Return a network that computes D: ``witness.module(so.MomentumNet)``.
+
+        ``so.SecondOrderODE`` for a Continuous model; ``options`` are passed on.
+        """
+        return network_of(self.theta, self.model, network, **options)
 
 
 def represent(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> Witness:
@@ -77,12 +91,15 @@ def represent(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> 
     Returns
     -------
     Witness
-        ``.theta`` (array in, array out; tensor in, float64 tensor out), ``.residual``.
+        ``.theta`` (array in, array out; tensor in, float64 tensor out), ``.residual``,
+        ``.optimality``, ``.module(so.SecondOrderODE)``.
 
     Raises
     ------
     NotRepresentable
         If no real θ exists; carries the verdict.
+    ArithmeticError
+        If θ exists but its construction leaves the range of float64.
     ValueError
         If ``D`` is not a finite real square matrix.
 
@@ -109,29 +126,41 @@ def represent(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> 
     Higham, "Functions of Matrices", SIAM 2008, chapter 9 (Schur-Parlett).
     """
     array = square_matrix(D)
-    verdict, spectrum = judge(array, m, check_tolerance(tolerance))
+    verdict, spectrum = judge(array, model(m), check_tolerance(tolerance))
     if spectrum is None:
         raise NotRepresentable(verdict)
     lifted = [e for e in spectrum.low if e.value <= m.principal_threshold + e.noise]
     labels = np.full(len(array), -1)
     for k, e in enumerate(lifted):
         labels[list(e.index)] = k
+    size = length(array)
     trials: list[tuple[RealArray, float]] = []
-    for grouping in GROUPINGS:
-        theta = _lift(spectrum.T, labels, lifted, m, grouping)
-        trials.append(_polish(spectrum.Q @ theta @ spectrum.Q.T, array, m))
-        if trials[-1][1] <= ENOUGH * np.linalg.norm(array):
-            break
-    theta, residual = min(trials, key=lambda trial: trial[1])
-    if not residual <= 1e-8 * np.linalg.norm(array) + 1e-12:
+    with np.errstate(all="ignore"):
+        for grouping in GROUPINGS:
+            try:
+                theta = _lift(spectrum.T, labels, lifted, m, grouping)
+            except (np.linalg.LinAlgError, OverflowError):
+                continue
+            trials.append(polish(spectrum.Q @ theta @ spectrum.Q.T, array, m))
+            if trials[-1][1] <= ENOUGH * size:
+                break
+    theta, residual = min(trials, key=lambda t: t[1], default=(array, math.inf))
+    if not math.isfinite(residual):
+        raise ArithmeticError(
+            f"a witness exists ({verdict.reason}), but float64 cannot compute it: "
+            "the construction leaves its range. Increase ε (or γ), or rescale `D`, of "
+            f"norm {size:.1e}."
+        )
+    if not residual <= 1e-8 * size + 1e-12:
         warnings.warn(
             f"a witness exists, but float64 resolves it only to ‖Ψ(θ) − D‖ = "
-            f"{residual:.1e}, with ‖θ‖ = {np.linalg.norm(theta):.1e}. Increase ε (or "
+            f"{residual:.1e}, with ‖θ‖ = {length(theta):.1e}. Increase ε (or "
             "γ) to move the threshold away from the eigenvalues.",
             RuntimeWarning,
             stacklevel=2,
         )
-    return Witness(like(theta, D), residual)
+    ratio = optimality(float(np.linalg.norm(theta, 2)), min_norm(array, m))
+    return Witness(like(theta, D), residual, ratio, m)
 
 
 def _lift(
@@ -155,7 +184,7 @@ def _lift(
     n = np.count_nonzero(chosen)
     T, Z, _ = lead(T, np.flatnonzero(chosen))
     B, C = T[:n, :n], T[n:, n:]
-    theta_B = _lift_eigenvalue(B, lifted[label], m)
+    theta_B = lift_eigenvalue(B, lifted[label], m)
     theta_C = _lift(C, labels[~chosen], lifted, m, grouping)
     R = _decouple(B, C, T[:n, n:], dtrsyl)
     theta = np.zeros_like(T)
@@ -170,99 +199,6 @@ def _decouple(B: Array, C: Array, coupling: Array, solver: Solver) -> Array:
         return np.zeros_like(coupling)
     R, scale, _ = solver(B, C, -coupling, isgn=-1)
     return R / scale
-
-
-# -- one real eigenvalue, in its Jordan basis ------------------------------------------
-
-
-def _lift_eigenvalue(B: RealArray, e: Eigenvalue, m: Propagator) -> RealArray:
-    """Return a real θ with Ψ(θ) = B, for a block B with the one real eigenvalue e."""
-    N = B - e.value * np.eye(len(B))
-    chains = jordan_chains(N, max(e.noise, np.abs(N).max() * (len(N) == 1)))
-    if m.fold and side(e, m) == "at":
-        parts = _fold_parts(chains, m.fold, m)
-    else:
-        parts = _pair_parts(chains, e.value, m)
-    X = np.hstack([basis for basis, _ in parts])
-    theta, start = np.zeros_like(B), 0
-    for _, block in parts:
-        stop = start + len(block)
-        theta[start:stop, start:stop] = block
-        start = stop
-    return X @ theta @ np.linalg.inv(X)
-
-
-def _pair_parts(chains: list[RealArray], value: float, m: Propagator) -> list[Part]:
-    """Lift equal chains two by two to conjugate blocks, single ones to real blocks."""
-    parts, waiting = [], None
-    above = m.inverse(value)  # on the cut, its value from above
-    pairing = value < m.principal_threshold and _is_regular(above, m)
-    for chain in chains:
-        if not pairing:
-            parts.append((chain, _real_block(chain.shape[1], value, m)))
-        elif waiting is None:
-            waiting = chain
-        elif waiting.shape == chain.shape:
-            G = _jordan_inverse(chain.shape[1], value, above, m)
-            block = np.block([[G.real, -G.imag], [G.imag, G.real]])
-            parts.append((np.hstack([waiting, chain]), block))
-            waiting = None
-        else:  # a longer chain is left over: only a network of layers can lift it
-            parts.append((waiting, _real_block(waiting.shape[1], value, m)))
-            waiting = chain
-    if waiting is not None:
-        parts.append((waiting, _real_block(waiting.shape[1], value, m)))
-    return parts
-
-
-def _is_regular(theta: complex, m: Propagator) -> bool:
-    """Return whether Ψ' is far enough from 0 at θ for a Jordan block to be lifted."""
-    slope = abs(m.derivative(theta)) * (1 + abs(theta))
-    return slope > 1e-2 * abs(m.response(theta))
-
-
-def _real_block(n: int, value: float, m: Propagator) -> RealArray:
-    """Return a real θ over one Jordan block, from a simple real inverse image."""
-    if value >= m.principal_threshold:
-        return _jordan_inverse(n, value, m.inverse(value), m)
-    # Only layers have other real preimages to offer.
-    roots = cast(Discrete, m).real_preimages(value)
-    regular = [root for root in roots if _is_regular(root, m)]
-    if regular:
-        root = min(regular, key=abs)
-    else:
-        root = max(roots, key=lambda root: abs(m.derivative(root)))
-    return _jordan_inverse(n, value, root, m)
-
-
-def _jordan_inverse(n: int, value: float, root: complex, m: Propagator) -> Array:
-    """Return G with Ψ(G) = J_n(value) and the eigenvalue ``root``."""
-    return commuting_newton(m, _jordan(n, value), root)
-
-
-def _jordan(n: int, value: float) -> RealArray:
-    """Return the Jordan block J_n(value)."""
-    return value * np.eye(n) + np.eye(n, k=1)
-
-
-def _fold_parts(chains: list[RealArray], fold: Fold, m: Propagator) -> list[Part]:
-    """Lift groups of chains at the critical value to one Jordan block each.
-
-    J_s over the fold goes to a matrix K with the blocks of the group; in a Jordan basis
-    Y of K, the block is Y⁻¹ J_s Y.
-    """
-    parts, start = [], 0
-    sizes = [chain.shape[1] for chain in chains]
-    for group in groups(sizes, fold.order):
-        count = sum(size > 0 for size in group)
-        basis = np.hstack(chains[start : start + count])
-        start += count
-        over = _jordan(sum(group), fold.at)
-        K = m.response(over) - fold.value * np.eye(len(over))
-        K = np.triu(K, fold.order)  # the entries before are 0 up to rounding
-        Y = np.hstack(jordan_chains(K, 1e-12 * float(np.linalg.norm(K))))
-        parts.append((basis, np.linalg.solve(Y, over @ Y)))
-    return parts
 
 
 # -- everything off the cut: block Schur-Parlett ---------------------------------------
@@ -327,46 +263,3 @@ def _parlett(T: ComplexArray, atoms: list[Array]) -> Array:
     R = _decouple(B, C, T[:n, n:], ztrsyl)
     G[:n, n:] = R @ G[n:, n:] - G[:n, :n] @ R
     return G
-
-
-# -- Newton on the whole ---------------------------------------------------------------
-
-
-@np.errstate(all="ignore")  # a step may overshoot; then it is not taken
-def _polish(
-    theta: RealArray, D: RealArray, m: Propagator, steps: int = 3
-) -> tuple[RealArray, float]:
-    """Return θ and ‖Ψ(θ) − D‖ after Newton steps, taken only while they help."""
-    error = D - m.response(theta)
-    residual = np.linalg.norm(error)
-    for _ in range(steps):
-        try:
-            trial = theta + _newton_step(theta, error, m)
-            trial_error = D - m.response(trial)
-        except (np.linalg.LinAlgError, ValueError):  # defective θ: no eigenbasis
-            break
-        trial_residual = np.linalg.norm(trial_error)
-        if not trial_residual < residual:
-            break
-        theta, error, residual = trial, trial_error, trial_residual
-    return theta, float(residual)
-
-
-def _newton_step(theta: RealArray, error: RealArray, m: Propagator) -> RealArray:
-    """Solve the derivative of Ψ at θ = U diag(μ) U⁻¹ for the step that removes error.
-
-    In that basis it multiplies by the divided differences Ψ[μ_i, μ_j].  Directions that
-    Ψ does not move (μ_i ≠ μ_j over the same value) are left alone.
-    """
-    mu, U = np.linalg.eig(theta)
-    rhs = np.linalg.solve(U, error @ U)
-    psi = m.response(mu)
-    gap = mu[:, None] - mu[None, :]
-    middle = (mu[:, None] + mu[None, :]) / 2
-    equal = np.abs(gap) <= 1e-5 * (1 + np.abs(middle))
-    slopes = m.derivative(middle, elementwise=True)
-    quotient = (psi[:, None] - psi[None, :]) / np.where(equal, 1, gap)
-    quotient = np.where(equal, slopes, quotient)
-    dead = np.abs(quotient) <= 1e-9 * np.abs(quotient).max()
-    step = np.where(dead, 0, rhs / np.where(dead, 1, quotient))
-    return np.linalg.solve(U.T, (U @ step).T).T.real

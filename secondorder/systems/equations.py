@@ -232,16 +232,17 @@ class Acceleration(System):
 
     Notes
     -----
-    Only the methods with ``takes_velocity`` (``"velocity_doubling"`` and
-    ``"velocity_doubling4"``) and torchdiffeq's solvers take such a field; the others
-    assume a force that does not see the velocity and raise.
+    torchdiffeq's solvers take such a field, and the methods with ``takes_velocity``
+    (``"velocity_doubling"``, ``"velocity_doubling4"``), which can be reversed, but only
+    where the force depends mildly on the velocity: they raise where they would be
+    wrong.  The others assume a force that does not see the velocity and raise.
 
     Examples
     --------
     >>> import torch, secondorder as so
     >>> pol = so.Acceleration(lambda t, x, v: (1 - x**2) * v - x)
     >>> x, v = so.odeint(pol, (torch.ones(1), None), torch.linspace(0, 1, 101),
-    ...                  method="velocity_doubling")
+    ...                  method="dopri5")
     """
 
     takes_velocity = True

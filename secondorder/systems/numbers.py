@@ -1,9 +1,9 @@
 """The numbers of a system or a model: fixed, learned, learned within their range.
 
-    0.5                                  fixed
-    torch.tensor([0.5, 2.0])             fixed, one per coordinate, moves with the module
-    nn.Parameter(torch.tensor(0.5))      learned; training may push it out of its range
-    Positive(0.5)                        learned as log ε, positive whatever training does
+    0.5                                fixed
+    torch.tensor([0.5, 2.0])           fixed, one per coordinate; moves with the module
+    nn.Parameter(torch.tensor(0.5))    learned; training may push it out of its range
+    Positive(0.5)                      learned as log a, positive whatever happens
 
 A module with such numbers reads each as a float or a tensor under its name.
 """
@@ -51,7 +51,7 @@ class Positive(nn.Module):
 
     def __init__(self, value: Number, zero: bool = False) -> None:
         super().__init__()
-        value = checks.positive(value, "value")
+        self.zero, value = zero, checks.positive(value, "value")
         number = torch.as_tensor(value, dtype=torch.float64).detach()
         kind = value.dtype if isinstance(value, Tensor) else torch.get_default_dtype()
         name, stored = ("root", number.sqrt()) if zero else ("log", number.log())
@@ -59,9 +59,8 @@ class Positive(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the number, differentiable."""
-        if "root" in self._parameters:
-            return self.root.square()
-        return self.log.exp()
+        stored: Any = self.root if self.zero else self.log
+        return stored.square() if self.zero else stored.exp()
 
     def __float__(self) -> float:
         """Return the number as a float of Python."""
@@ -118,11 +117,12 @@ class WithNumbers(nn.Module):
         )  # fmt: skip
         saved = (local_metadata or {}).get("numbers", {})
         for name, value in self.fixed_numbers().items():
-            if strict and saved.get(name, value) != value:
-                error_msgs.append(
-                    f"`{prefix}{name}` is {value!r} here and was {saved[name]!r} where "
-                    "the state_dict was saved; build the model with that number, or "
-                    "load with strict=False to keep this one"
+            if saved.get(name, value) != value:
+                # Not an error message: those are raised with strict=False, too.
+                unexpected_keys.append(
+                    f"{prefix}{name} = {saved[name]!r} (`{name}` is {value!r} here: "
+                    "build the model with the saved number, or load with strict=False "
+                    "to keep this one)"
                 )
 
     def check_numbers(self) -> None:
@@ -147,9 +147,7 @@ def register_number(module: nn.Module, name: str, value: Any) -> None:
         setattr(module, name, value)
 
 
-def keep_positive(
-    module: nn.Module, name: str, value: Any, zero: bool = False
-) -> None:
+def keep_positive(module: nn.Module, name: str, value: Any, zero: bool = False) -> None:
     """Check a number of a system and keep it."""
     if not isinstance(value, Positive):
         value = checks.positive(value, name, zero)

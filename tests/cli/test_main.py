@@ -11,6 +11,7 @@ from made_up_record import record
 
 from secondorder.cli import COMMANDS, demo, main, memory, orders
 from secondorder.methods import METHODS
+from secondorder.training import History
 
 
 def test_the_package_runs_as_a_module():
@@ -140,7 +141,137 @@ def test_the_demo_reports_every_silverbox_model(monkeypatch, capsys, tmp_path):
         assert len(re.findall(r"\d+\.\d{3}", line)) == 2
 
 
-def test_a_missing_silverbox_file_is_reported_before_anything_is_trained(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nonlinear-benchmarks"):
-        main(["demo", "--out", str(tmp_path), "--silverbox", str(tmp_path / "no.csv")])
-    assert not list(tmp_path.glob("*.png"))
+def refused(call, argv, capsys):
+    """The line with which a command refuses its arguments, before any work."""
+    with pytest.raises(SystemExit) as stop:
+        call(argv)
+    printed = capsys.readouterr()
+    assert stop.value.code == 2
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1 and printed.err.endswith("--help)\n")
+    return printed.err
+
+
+BAD = {
+    "memory --depth 0": "--depth",
+    "memory --depth -3": "--depth",
+    "memory --depth 10 2.5": "--depth",
+    "memory --depth 1e3": "--depth",
+    "memory --depth ten": "--depth",
+    "memory --depth": "--depth",
+    "memory --width 0": "--width",
+    "memory --batch 0": "--batch",
+    "memory --gamma 1": "--gamma",
+    "memory --gamma -0.1": "--gamma",
+    "memory --gamma 0": "--gamma",  # the reversible route has nothing to reverse
+    "memory --gamma nan": "--gamma",
+    "memory --gamma much": "--gamma",
+    "memory --gamma 1e-320": "--gamma",
+    "memory --out {tmp}/file": "--out",
+    "memory --out {tmp}/file/below": "--out",
+    "memory --out /proc/nowhere": "--out",
+    "memory --out {tmp}/held": "memory.png",
+    "memory extra": "extra",
+    "memory --dpeth 3": "--dpeth",
+    "orders --only rk4": "--only",
+    "orders --out {tmp}/file": "--out",
+    "orders --out /proc/nowhere": "--out",
+    "orders --out {tmp}/held": "orders.png",
+    "demo --only cubic oscilator": "--only",
+    "demo --out {tmp}/file": "--out",
+    "demo --out {tmp}/held --only linear rings": "rings.png",
+    "demo --silverbox {tmp}/no.csv": "nonlinear-benchmarks",
+    "demo --silverbox {tmp}/file": "SHA-256",
+    "demo --silverbox {tmp}": "--silverbox",
+    "verify --out {tmp}/file": "--out",
+    "verify --quick --out /proc/nowhere": "--out",
+    "verify --quikc": "--quikc",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_bad_arguments_are_refused_in_one_line_before_any_work(line, tmp_path, capsys):
+    (tmp_path / "file").write_text("not a record, and no directory\n")
+    for name in ("memory", "orders", "rings"):
+        (tmp_path / "held" / f"{name}.png").mkdir(parents=True)  # no file goes there
+    before = sorted(tmp_path.rglob("*"))
+    command, *argv = line.format(tmp=tmp_path).split(" ")
+    text = refused(main, [command, *argv], capsys)
+    assert text.startswith(f"python -m secondorder {command}: ")
+    assert BAD[line] in text
+    if command != "verify":  # which leaves it to the main command
+        module = {"memory": memory, "orders": orders, "demo": demo}[command]
+        assert refused(module.main, argv, capsys) == text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_empty_directory_name_is_refused(capsys):
+    for command in ("memory", "orders", "demo"):
+        assert "--out" in refused(main, [command, "--out", ""], capsys)
+
+
+def test_a_closed_directory_is_refused(tmp_path, monkeypatch, capsys):
+    # To root, who runs the CI, no directory is closed: let the system say it is.
+    denied = failing(PermissionError(13, "Permission denied"))
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
+    assert "denied" in refused(main, ["memory", "--out", f"{tmp_path}"], capsys)
+
+
+def test_the_status_of_the_process_is_two():
+    argv = [sys.executable, "-m", "secondorder", "memory", "--gamma", "7"]
+    run = subprocess.run(argv, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stdout == "" and run.stderr.count("\n") == 1
+
+
+def failing(error):
+    def fails(*args, **kwargs):
+        raise error
+
+    return fails
+
+
+def test_status_one_is_for_failed_checks_only(monkeypatch, capsys):
+    argv = ["memory", "--depth", "1"]
+    for error, status, text in (
+        (OSError(28, "No space left on device"), 2, "No space left"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (RuntimeError("a bug"), 3, "RuntimeError: a bug"),
+    ):
+        monkeypatch.setattr(memory, "main", failing(error))
+        try:
+            assert main(argv) == status
+        except SystemExit as stop:
+            assert stop.code == status
+        assert text in capsys.readouterr().err
+
+
+def test_an_interrupted_demo_ends_and_prints_no_table(monkeypatch, tmp_path, capsys):
+    """``fit`` returns what it has; the demo must not go on with that."""
+    calls = []
+
+    def press_ctrl_c(model, loss, *args):
+        calls.append(model)
+        return History([1.0], "interrupted at step 1 (last finite loss 1)")
+
+    monkeypatch.setattr(demo, "fit", press_ctrl_c)
+    assert main(["demo", "--fast", "--out", str(tmp_path)]) == 130
+    assert len(calls) == 1
+    assert "what theory says" not in capsys.readouterr().out
+
+
+def test_an_order_is_measured_from_the_first_steps_that_a_method_stands(monkeypatch):
+    """Some methods refuse large steps, which does not make their order wrong."""
+    wanted, solve = orders.truth(), orders.odeint
+    usual = orders.measure("verlet", wanted)
+
+    def refuses(*args, step_size, **how):
+        if step_size > orders.END / 20 or how["method"] == "momentum":
+            raise RuntimeError("take smaller steps")
+        return solve(*args, step_size=step_size, **how)
+
+    monkeypatch.setattr(orders, "odeint", refuses)
+    evaluations, errors = orders.measure("verlet", wanted)
+    assert errors == usual[1][-len(errors) :] and len(errors) == len(usual[1]) - 5
+    with pytest.raises(RuntimeError, match="smaller steps"):  # none it stands
+        orders.measure("momentum", wanted)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from secondorder.cli import verify
+from secondorder.cli import verify, verify_starts
 from secondorder.representability import Continuous, Discrete, represent
 
 
@@ -16,7 +16,7 @@ def test_quick_verification_passes_and_draws(tmp_path, capsys):
     assert torch.equal(state, torch.get_rng_state())
     assert (tmp_path / "new" / "verify.png").stat().st_size > 50_000
     lines = capsys.readouterr().out.splitlines()
-    for part in "abc":
+    for part in "abcde":
         assert any(line.startswith(f"ok   {part}") for line in lines)
     assert "all passed" in lines[-1] and not any("FAIL" in line for line in lines)
 
@@ -29,6 +29,8 @@ def test_a_failed_check_is_shown_and_sets_the_exit_status(
     monkeypatch.setattr(verify, "check_ensembles", lambda quick: [])
     monkeypatch.setattr(verify, "check_training", lambda quick: ([], {}, {}))
     monkeypatch.setattr(verify, "check_limit", lambda: ([], {}))
+    monkeypatch.setattr(verify, "check_paper", lambda: [])
+    monkeypatch.setattr(verify, "check_starts", lambda quick: [])
     monkeypatch.setattr(verify, "draw", lambda *args: tmp_path / "verify.png")
     assert verify.main(["--quick"]) == 1
     text = capsys.readouterr().out
@@ -76,3 +78,28 @@ def test_a_wrong_constant_fails_the_limit_check(monkeypatch):
     checks, _ = verify.check_limit()
     assert not any(check.passed for check in checks if "constant" in check.what)
     assert math.isfinite(sum(len(check.wanted) for check in checks))
+
+
+def test_a_wrong_threshold_fails_the_checks_of_the_paper(monkeypatch):
+    assert all(check.passed for check in verify_starts.check_paper())
+    monkeypatch.setattr(Continuous, "threshold", -0.99)
+    monkeypatch.setattr(Continuous, "log_threshold", -0.01)
+    checks = verify_starts.check_limits(np.eye(2))
+    failed = [check.what for check in checks if not check.passed]
+    assert any("ε → 0" in what for what in failed)
+    assert any("ε → ∞" in what for what in failed)
+
+
+def test_a_wrong_bound_floor_law_or_channel_fails(monkeypatch):
+    rng = np.random.default_rng(0)
+    exact = verify_starts.loss_floor
+    monkeypatch.setattr(verify_starts, "min_norm", lambda D, m: 50.0)
+    monkeypatch.setattr(
+        verify_starts, "loss_floor", lambda *args, **more: 5 * exact(*args, **more)
+    )
+    monkeypatch.setattr(verify_starts, "planar_probability", lambda m, sigma: 0.5)
+    monkeypatch.setattr(verify_starts, "extend", lambda D, m: -np.eye(1))
+    assert not next(verify_starts.check_norms(rng, 3)).passed
+    assert not verify_starts.check_data(rng, 5).passed
+    assert not verify_starts.check_planar_law(rng, 5000).passed
+    assert not verify_starts.check_channel(rng, 5).passed

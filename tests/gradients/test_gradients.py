@@ -198,3 +198,12 @@ def test_a_route_of_ones_own_is_a_function_of_a_plan():
     for gradient in (counting, functools.partial(counting, label="yours")):
         so.odeint(system, start, [0.0, 0.5], gradient=gradient)
     assert calls == ["mine", "yours"]
+
+
+@pytest.mark.parametrize("method", ["dopri5", "scipy_RK45"])
+def test_the_adjoint_refuses_a_closure_that_is_used_late(method):
+    late = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    system = so.SecondOrder(lambda t, x: -x if t < 0.5 else -late * x)
+    with pytest.raises(ValueError, match="none of its parameters"):
+        so.odeint(system, (noise(2, 3).double(), None), [0.0, 1.0], method=method,
+                  gradient="adjoint")  # fmt: skip

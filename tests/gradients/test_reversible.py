@@ -158,6 +158,39 @@ def test_kept_graphs_change_the_memory_and_no_bit_of_the_gradient(keep):
     assert torch.equal(first[0], torch.autograd.grad(out, x)[0])
 
 
+def test_kept_graphs_are_counted():
+    blocks = [mlp(64, 64, seed=n) for n in range(10)]
+    x = noise(16, 64).requires_grad_()
+    none, five, every = (
+        counted(so.MomentumNet(blocks, 0.9, so.reversible(keep=k)), x)
+        for k in (0, 5, 10)
+    )
+    force = (every - none) / 10
+    assert force > 2 * x.nbytes  # at least what its two layers need
+    assert abs((five - none) - 5 * force) < 0.1 * force
+    plain = counted(so.MomentumNet(blocks, 0.9, "backprop"), x)
+    assert plain < every < 1.2 * plain
+
+
+def test_with_all_graphs_kept_nothing_is_evaluated_again():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.calls = mlp(), 0
+
+        def forward(self, x):
+            self.calls += 1
+            return self.net(x) + self.calls * 0.01 * x  # never the same again
+
+    block = Counting()
+    x = noise(3, 4, dtype=torch.float32)
+    found = gradients(so.MomentumNet([block] * 6, 0.9, so.reversible(keep=6)), x)
+    assert block.calls == 6
+    block.calls = 0
+    expected = gradients(so.MomentumNet([block] * 6, 0.9, "backprop"), x)
+    assert worst(found, expected) < 1e-5
+
+
 def test_backward_twice_gives_the_same_gradient_and_needs_retain_graph():
     net, x = so.MomentumNet([mlp(seed=n) for n in range(5)], 0.9), noise(3, 4)
     x.requires_grad_()

@@ -171,3 +171,103 @@ def test_detest_e3_is_the_printed_value(method, steps, wanted):
                     method=method, step_size=20 / steps)  # fmt: skip
     assert abs(sol.x[-1].item() + 0.1004178858647) < wanted
     assert abs(sol.v[-1].item() - 0.2411400132096) < wanted
+
+
+# -- The copies must stay together ----------------------------------------------------
+
+
+def van_der_pol(mu):
+    return so.Acceleration(lambda t, x, v: mu * (1 - x**2) * v - x)
+
+
+class Drag(torch.nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = torch.nn.Parameter(torch.tensor(c, dtype=torch.float64))
+
+    def forward(self, t, x, v):
+        return -x - self.c * v * v.abs()
+
+
+DRIFTING = {
+    "NaN": (van_der_pol(5.0), 0.1, 0.0, 6.0, 0.025),
+    "finite": (van_der_pol(5.0), 0.1, 0.0, 6.0, 0.0125),
+    "other start": (van_der_pol(2.0), 3.0, 2.0, 5.0, 0.0125),
+    "coarse": (van_der_pol(2.0), 0.1, 0.0, 12.0, 0.05),
+    "linear": (so.Acceleration(lambda t, x, v: -x - 5 * v), 1.0, 0.3, 10.0, 0.1),
+    "drag": (so.Acceleration(Drag(5.0)), 1.0, 1.0, 10.0, 0.2),
+}
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "reversible", "checkpoint"])
+@pytest.mark.parametrize("name", DRIFTING)
+def test_velocities_that_drift_apart_raise_instead_of_another_orbit(name, gradient):
+    system, x, v, end, h = DRIFTING[name]
+    start = torch.tensor([x], dtype=D), torch.tensor([v], dtype=D)
+    t = torch.tensor([0.0, end / 2, end], dtype=D)
+    with pytest.raises(RuntimeError, match="drifted apart.*dopri5"):
+        so.odeint(system, start, t, method="velocity_doubling", step_size=h,
+                  gradient=gradient)  # fmt: skip
+    batch = tuple(torch.cat([0 * part, part]).unsqueeze(-1) for part in start)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="drifted apart"):
+        so.odeint(system, batch, t, method="velocity_doubling", step_size=h)
+
+
+@pytest.mark.parametrize("method", ["velocity_doubling", "velocity_doubling4"])
+@pytest.mark.parametrize(
+    ("system", "x", "v", "h"),
+    [
+        (van_der_pol(5.0), 0.1, 0.0, 0.004),
+        (van_der_pol(2.0), 0.1, 0.0, 0.0125),
+        (van_der_pol(1.0), 1.0, 0.0, 0.05),
+        (so.Acceleration(Drag(0.3)), 1.0, 1.0, 0.2),
+        (so.Acceleration(Drag(0.3), damping=50.0), 1.0, 1.0, 0.2),
+        (so.Acceleration(lambda t, x, v: -x - 0.5 * v), 1.0, 0.3, 0.2),
+    ],
+)
+def test_what_is_accurate_does_not_raise(method, system, x, v, h):
+    start = torch.tensor([x], dtype=D), torch.tensor([v], dtype=D)
+    t = torch.tensor([0.0, 5.0], dtype=D)
+    with torch.no_grad():
+        found = so.odeint(system, start, t, method=method, step_size=h).x[-1]
+        wanted = so.odeint(system, start, t, method="dopri5", rtol=1e-9, atol=1e-9).x
+    torch.testing.assert_close(found, wanted[-1], rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "reversible", "checkpoint"])
+def test_the_look_at_the_copies_changes_no_gradient(gradient):
+    field = Drag(0.3)
+    system = so.Acceleration(field, damping=0.2)
+    start = torch.ones(2, 1, dtype=D, requires_grad=True)
+    t = torch.linspace(0, 1, 3, dtype=D)
+
+    def loss(c):
+        with torch.no_grad():
+            field.c.fill_(c)
+        sol = so.odeint(system, (start, None), t, method="velocity_doubling",
+                        step_size=0.1, gradient=gradient)  # fmt: skip
+        assert sol.stats.evaluations == 30
+        return sol.x.square().sum()
+
+    for _ in range(2):  # also the second time round
+        (slope,) = torch.autograd.grad(loss(0.3), field.c)
+        with torch.no_grad():
+            difference = (loss(0.3 + 1e-5) - loss(0.3 - 1e-5)) / 2e-5
+        assert slope.item() == pytest.approx(difference.item(), rel=1e-6)
+
+
+def test_an_event_of_copies_that_drift_apart_raises():
+    start = torch.tensor([0.1], dtype=D), torch.zeros(1, dtype=D)
+    with pytest.raises(RuntimeError, match="drifted apart"):
+        so.odeint_event(
+            van_der_pol(5.0), start, 0.0, event_fn=lambda t, x, v: t - 5.9,
+            method="velocity_doubling", step_size=0.0125,
+        )  # fmt: skip
+
+
+def test_the_copies_are_not_recommended_as_safe():
+    system = van_der_pol(1.0)
+    with pytest.raises(ValueError, match="velocity") as error:
+        so.odeint(system, (torch.ones(1), None), [0.0, 1.0])
+    text = str(error.value)
+    assert text.index("dopri5") < text.index("velocity_doubling")

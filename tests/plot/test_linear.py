@@ -56,3 +56,22 @@ def test_branches_of_the_polynomial_join_at_the_critical_points():
 def test_bad_data_raise_with_the_name(draw, name):
     with pytest.raises(ValueError, match=name):
         draw()
+
+
+def test_labels_of_thresholds_stand_in_the_margin():
+    ax = linear.response_curve(
+        theta, m.response(theta), threshold=m.threshold, minimiser=m.minimiser
+    )
+    (text,) = ax.texts
+    assert text.xy == (1, m.threshold) and text.xycoords[0] == "axes fraction"
+
+
+def test_the_fold_shows_real_preimages_that_leave_as_a_pair():
+    x = np.linspace(1, -1, 21)
+    root = np.sqrt(x + 0j)
+    ax = linear.fold(x, np.stack([root, -root], axis=1), minimiser=0.0)
+    first, second = (dots.get_offsets() for dots in ax.collections)
+    np.testing.assert_allclose(first, -np.asarray(second))
+    assert (first[:10, 1] == 0).all() and (first[11:, 0] == 0).all()
+    with pytest.raises(ValueError, match="`preimages`"):
+        linear.fold(x, root)

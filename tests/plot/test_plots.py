@@ -18,6 +18,7 @@ m, layers = Continuous(1.0), Discrete(4, 0.9)
 DRAW = {
     "trajectories": lambda ax: so.plot.trajectories(t, x, ax),
     "phase_portrait": lambda ax: so.plot.phase_portrait(x, v, ax, system=spring),
+    "plane": lambda ax: so.plot.plane(x, (0, 1), ax),
     "vector_field": lambda ax: so.plot.vector_field(spring, (-1, 1), (-2, 2), ax),
     "memory": lambda ax: so.plot.memory([1, 10], {"backprop": [1e3, 1e4]}, ax),
     "work_precision": lambda ax: so.plot.work_precision(

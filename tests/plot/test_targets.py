@@ -49,3 +49,17 @@ def test_nothing_is_out_of_reach_of_a_model_without_a_threshold():
 def test_bad_data_raise_with_the_name(draw, name):
     with pytest.raises(ValueError, match=name):
         draw()
+
+
+def test_eigenvalues_take_the_colour_of_the_first_start_that_reaches_them():
+    starts = {"c = 6": -1.5, "force": -np.inf}
+    ax = targets.spectrum([-1.0, -3.0, -5.0, 2.0], m.threshold, starts=starts)
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {"c = 6 (1)", "force (2)", "fine (1)", "out of reach (0)"} <= {*texts}
+
+
+def test_an_exact_law_is_dashed_and_named():
+    curves = {"d = 2": [0.4, 0.9]}
+    ax = targets.representable_probability([0.1, 1], curves, exact=curves)
+    lines = {line.get_label(): line.get_linestyle() for line in ax.get_lines()}
+    assert lines["d = 2, exact law"] == "--"

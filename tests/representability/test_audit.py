@@ -46,6 +46,7 @@ def at_most(seconds):
 def honest(D, m):
     """Represent D or raise or warn; return the relative residual, inf if none."""
     size = np.abs(D).max()
+    size = size * np.linalg.norm(D / (size or 1.0)) or 1.0
     with at_most(20), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
@@ -55,7 +56,7 @@ def honest(D, m):
     assert np.isfinite(witness.residual) and np.isfinite(witness.theta).all()
     relative = witness.residual / size
     told = [w for w in told if "resolves it only to" in str(w.message)]
-    assert relative <= 1e-8 or told
+    assert relative <= 1e-8 or witness.residual <= 1e-12 or told
     return 0.0 if told else relative
 
 
@@ -106,9 +107,10 @@ def test_other_brackets_end():
     with at_most(10):
         for value in (-5e-324, -1e-308, -1 + 2e-16, -0.5):
             assert 0 < min_epsilon([[value]]) < math.inf
-        assert np.isfinite(steer([[1e300]], 1.0)(0.0)).all()
-        with pytest.raises((ValueError, ArithmeticError)):
-            steer(1.7e308 * np.array([[1.0, 1], [-1, 1]]), 1.0)
+        assert np.isfinite(steer([[1e100]], 1.0)(0.0)).all()
+        for size in (1e300, 1.7e308):
+            with pytest.raises(OverflowError, match="`D`"):
+                steer(size * np.array([[1.0, 1], [-1, 1]]), 1.0)
 
 
 # -- verdicts, floors and their certificates ------------------------------------------
@@ -116,7 +118,7 @@ def test_other_brackets_end():
 
 def test_near_double_planar_maps_have_a_nearest():
     rng = np.random.default_rng(0)
-    for _ in range(1000):
+    for _ in range(400):
         A = jordan(2, -1.0) if rng.random() < 0.5 else -np.eye(2)
         Q = orthogonal(rng, 2)
         D = Q @ (A + 10.0 ** rng.uniform(-17, -6) * rng.standard_normal((2, 2))) @ Q.T
@@ -181,7 +183,7 @@ def test_pairs_just_below_the_threshold_have_a_witness(delta):
         value = m.threshold * (1 + delta) or -delta
         D = value * np.eye(2)
         assert is_representable(D, m)
-        assert represent(D, m).residual <= 1e-12
+        assert represent(D, m).residual <= 2e-12 * (1 + abs(value))
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 30.0, 1000.0, 14000.0])
@@ -278,5 +280,5 @@ def test_search_for_hangs_nans_and_false_certificates(seed):
             near = nearest(D, m)
             scale = np.abs(D).max()
             gap = np.linalg.norm((near.matrix - D) / scale) * scale
-            assert gap == pytest.approx(floor, rel=1e-5)
+            assert gap == pytest.approx(floor, rel=1e-5, abs=1e-15 * scale)
             assert loss_floor(near.matrix, m) <= max(1e-5 * floor, 1e-13 * scale)

@@ -1,0 +1,275 @@
+"""Portraits of a system of one coordinate: which paths lead where.
+
+A saddle's stable manifold parts the plane (x, v) into the basins of its attractors.
+
+Reference: Strogatz, "Nonlinear Dynamics and Chaos", sections 5.2 and 6.4.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
+from scipy.integrate import solve_ivp
+from scipy.linalg import solve_continuous_lyapunov
+
+from .field import Plane, autonomous, rk4
+from .motion import Interval, interval, resolution
+from .rest import LOOKS, FixedPoint, find_fixed_points, mark
+from .states import System
+from .style import BAD, COLORS, GOOD, Array, legend, line_properties
+from .style import axes as axes_or_new
+
+UNDECIDED = "0.82"
+
+
+def basins(
+    system: System,
+    xlim: Interval,
+    vlim: Interval,
+    ax: Axes | None = None,
+    *,
+    t1: float = 50.0,
+    steps: int = 1000,
+    points: int = 101,
+    **style: Any,
+) -> Axes:
+    """Colour every starting point (x, v) by the point of rest that it reaches.
+
+    Parameters
+    ----------
+    system : SecondOrder, Newton, Acceleration or callable
+        ``system(t, (x, v)) -> (v, a)`` of one coordinate, without explicit time.
+    xlim, vlim : (float, float)
+        The rectangle of starting points.  Attractors are looked for in three times its
+        width.
+    ax : matplotlib Axes, optional
+    t1, steps : float, default 50.0; int, default 1000
+        All starting points are followed together by ``steps`` equal steps of RK4, which
+        is good enough for pictures only.  Make the steps smaller than the fastest
+        motion; where they are too large, paths escape and stay grey.
+    points : int, default 101
+        Starting points along each axis.
+    **style
+        Properties of the image (matplotlib's ``pcolormesh``), such as ``alpha``.
+
+    Returns
+    -------
+    matplotlib Axes
+        A start takes the colour of an attractor once its path has entered an ellipse
+        around it in which a quadratic Lyapunov function decreases.  Grey starts have
+        entered none by t1: they escape, circle, or need more time.
+
+    Raises
+    ------
+    ValueError
+        If a limit does not increase, the system is not one of one coordinate, depends
+        on time, or ``t1`` or ``steps`` is not positive.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> well = so.Newton(lambda t, x: x - x**3, damping=0.5)
+    >>> ax = so.plot.basins(well, (-2, 2), (-2, 2), points=21, steps=300)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['to x = −1', 'to x = 1']
+    """
+    xlim, vlim = interval(xlim, "xlim"), interval(vlim, "vlim")
+    points = resolution(points)
+    if not 0 < t1 < np.inf or not steps >= 1:
+        raise ValueError(f"`t1` and `steps` must be positive, got {t1!r} and {steps!r}")
+    plane = autonomous(system, xlim, vlim)
+    wide = 2 * xlim[0] - xlim[1], 2 * xlim[1] - xlim[0]
+    stable = [
+        p for p in find_fixed_points(system, wide, points=1201) if "stable " in p.kind
+    ]
+    stable = [p for p in stable if not p.kind.startswith("un")]
+    traps = [trap(plane, p, xlim, vlim) for p in stable]
+    xs, vs = np.linspace(*xlim, points), np.linspace(*vlim, points)
+    grid = [z.ravel() for z in np.meshgrid(xs, vs)]
+    reached = destinations(plane, grid[0], grid[1], stable, traps, t1, int(steps))
+    ax = axes_or_new(ax)
+    used = [k for k in range(len(stable)) if (reached == k).any()]
+    shades = [pale(COLORS[n % len(COLORS)]) for n in range(len(used))]
+    image = np.full(reached.shape, len(used))
+    for n, k in enumerate(used):
+        image[reached == k] = n
+    look = {"shading": "nearest", "zorder": -1, "rasterized": True} | style
+    cmap = ListedColormap([*shades, to_rgb(UNDECIDED)])
+    square = image.reshape(points, points)
+    ax.pcolormesh(xs, vs, square, cmap=cmap, vmin=-0.5, vmax=len(used) + 0.5, **look)
+    swatch: dict[str, Any] = {"linestyle": "", "markersize": 8, "markeredgecolor": "k"}
+    for n, k in enumerate(used):
+        name = f"to x = {short(stable[k].x)}"
+        marker = LOOKS[stable[k].kind]["marker"]
+        ax.plot([], [], marker="s", color=shades[n], label=name, **swatch)
+        color = COLORS[n % len(COLORS)]
+        ax.plot(stable[k].x, 0, marker=marker, color=color, markeredgecolor="k")
+    if (reached < 0).any():
+        name = f"none by t = {t1:g}"
+        ax.plot([], [], marker="s", color=UNDECIDED, label=name, **swatch)
+    ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
+    return legend(ax, loc="best")
+
+
+def manifolds(
+    system: System,
+    xlim: Interval,
+    vlim: Interval,
+    ax: Axes | None = None,
+    *,
+    t1: float = 50.0,
+    **style: Any,
+) -> Axes:
+    """Draw the paths that lead into the saddles of a system, and out of them.
+
+    Parameters
+    ----------
+    system : SecondOrder, Newton, Acceleration or callable
+        ``system(t, (x, v)) -> (v, a)`` of one coordinate, without explicit time.
+    xlim, vlim : (float, float)
+        The rectangle.
+    ax : matplotlib Axes, optional
+    t1 : float, default 50.0
+        How long a path is followed, or until it is twice the rectangle's size away.
+    **style
+        Properties of the lines, such as ``linewidth``.
+
+    Returns
+    -------
+    matplotlib Axes
+        Stable manifolds (which part the basins) are dashed, unstable ones full.
+
+    Raises
+    ------
+    ValueError
+        If a limit does not increase, the system is not one of one coordinate, or it
+        depends on time.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> well = so.Newton(lambda t, x: x - x**3, damping=0.5)
+    >>> ax = so.plot.manifolds(well, (-2, 2), (-2, 2), t1=5.0)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['stable manifold', 'unstable manifold', 'saddle']
+    """
+    xlim, vlim = interval(xlim, "xlim"), interval(vlim, "vlim")
+    plane = autonomous(system, xlim, vlim)
+    saddles = [p for p in find_fixed_points(system, xlim) if p.kind == "saddle"]
+    ax, style = axes_or_new(ax), line_properties(style)
+    size = np.array([xlim[1] - xlim[0], vlim[1] - vlim[0]])
+    middle = np.array([sum(xlim), sum(vlim)]) / 2
+    named = set()
+    for saddle in saddles:
+        for value in sorted(z.real for z in saddle.eigenvalues):
+            kind = "stable" if value < 0 else "unstable"
+            look = {"linestyle": "--" if value < 0 else "-", "linewidth": 1.8}
+            look["color"] = GOOD if value < 0 else BAD
+            for side in (-1, 1):
+                xs, vs = branch(plane, saddle.x, value, side, t1, middle, size)
+                name = None if kind in named else f"{kind} manifold"
+                ax.plot(xs, vs, **{**look, **style}, label=name)
+                named.add(kind)
+    mark(ax, saddles, {})
+    ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
+    return legend(ax, loc="best")
+
+
+def trap(plane: Plane, point: FixedPoint, xlim: Interval, vlim: Interval) -> Array:
+    """P with zᵀPz < 1 in an ellipse around a stable point that no path leaves.
+
+    P solves JᵀP + PJ = −D; the ellipse shrinks until the form decreases along the field
+    at 48 × 12 points of it.
+    """
+    slope, drag = plane.slopes(np.array([point.x]), np.zeros(1))[:, 0]
+    jacobian = np.array([[0.0, 1.0], [slope, drag]])
+    size = np.array([xlim[1] - xlim[0], vlim[1] - vlim[0]])
+    form = solve_continuous_lyapunov(jacobian.T, -np.diag(1 / size**2))
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    circle = np.linalg.solve(
+        np.linalg.cholesky(form).T, np.array([np.cos(angle), np.sin(angle)])
+    )
+    circle = circle / (np.abs(circle) / size[:, None]).max()
+    radius = 0.5
+    for _ in range(24):
+        rings = [radius * r * circle for r in np.linspace(0.08, 1, 12)]
+        dx, dv = np.concatenate(rings, axis=1)
+        rate = np.array([dv, plane(point.x + dx, dv)])
+        if ((form @ np.array([dx, dv])) * rate).sum(0).max() < 0:
+            break
+        radius /= 2
+    edge = radius * circle[:, 0]
+    return form / (edge @ form @ edge)
+
+
+def destinations(
+    plane: Plane,
+    x: Array,
+    v: Array,
+    stable: Sequence[FixedPoint],
+    traps: Sequence[Array],
+    t1: float,
+    steps: int,
+) -> Array:
+    """For each start the number of the point of rest whose trap it enters, else −1."""
+    reached = np.full(len(x), -1)
+    moving = np.arange(len(x))
+    for step in range(steps + 1):
+        if step % 5 == 0 or step == steps:
+            for k, (point, form) in enumerate(zip(stable, traps, strict=True)):
+                z = np.array([x - point.x, v])
+                with np.errstate(all="ignore"):
+                    reached[moving[(z * (form @ z)).sum(0) < 1]] = k
+            open_ = (reached[moving] < 0) & (np.abs(x) < 1e12) & (np.abs(v) < 1e12)
+            moving, x, v = moving[open_], x[open_], v[open_]
+        if not len(moving) or step == steps:
+            break
+        with np.errstate(all="ignore"):
+            x, v = rk4(plane, x, v, t1 / steps)
+    return reached
+
+
+def branch(
+    plane: Plane,
+    x: float,
+    value: float,
+    side: int,
+    t1: float,
+    middle: Array,
+    size: Array,
+) -> tuple[Array, Array]:
+    """One half of a manifold: the path that leaves (x, 0) along an eigenvector."""
+    away = np.array([1.0, value]) / np.hypot(1 / size[0], value / size[1])
+    start = np.array([x, 0.0]) + side * 1e-4 * away
+    sense = np.sign(value)
+
+    def rate(_: float, z: Array) -> Array:
+        return sense * np.array([z[1], plane(z[:1], z[1:])[0]])
+
+    def leaves(_: float, z: Array) -> float:
+        return float(2 - (np.abs(z - middle) / size).max())
+
+    leaves.terminal = True  # type: ignore[attr-defined]
+    exact = max(1e-8, 20 * plane.digits)
+    time = t1 + np.log(1e4) / abs(value)  # the slow way out of the saddle is not counted
+    with np.errstate(all="ignore"):
+        path = solve_ivp(
+            rate, (0, time), start, "RK45", rtol=exact, atol=exact * size,
+            events=leaves, max_step=time / 400,
+        )  # fmt: skip
+    xs, vs = np.concatenate([[[x], [0.0]], path.y], axis=1)
+    return xs, vs
+
+
+def pale(color: str) -> tuple[float, float, float]:
+    """A tint of a colour, on which markers and lines can be seen."""
+    r, g, b = (0.45 * c + 0.55 for c in to_rgb(color))
+    return r, g, b
+
+
+def short(value: float) -> str:
+    """A number of three digits for the legend, with a real minus and without −0."""
+    text = f"{value:.3g}" if abs(value) > 1e-9 else "0"
+    return text.replace("-", "−")
