@@ -116,12 +116,12 @@ def fixed_point_for(
     Returns
     -------
     FixedPoint
-        fx = 28 bits below the unit (resolution 4e-9 of it), or 44 for float64 (6e-14).
+        fx = 32 bits below the unit (resolution 2e-10 of it), or 46 for float64 (1e-14).
     """
     double = dtype == torch.float64
     # Devices without float64 get int64 states and float32 products.
     wide = torch.float32 if device.type == "mps" else torch.float64
-    fx = 44 if double else 28
+    fx = 46 if double else 32
     fu = fx + math.ceil(math.log2(max(1.0, sensitivity, readout)))
     exact = double or wide == torch.float32
     return FixedPoint(fx, fu, torch.int64 if exact else torch.float64, dtype, wide)

@@ -52,12 +52,12 @@ UNFAITHFUL = (
     "another value when it was evaluated again (nondeterministic kernels, random "
     "numbers not drawn from torch's generators, parameters or buffers changed before "
     "the backward pass, spectral_norm in training mode), or the state left the range "
-    "of the grid (3e7 times the size that it started with; give the largest size as "
+    "of the grid (2e6 times the size that it started with; give the largest size as "
     'so.reversible(scale=...)). gradient="backprop" evaluates nothing twice; '
     'gradient="checkpoint" needs no grid'
 )
 BEYOND = (
-    "the state left the range of the grid: it grew by more than 2^27 = 1e8 times the "
+    "the state left the range of the grid: it grew by more than 2^25 = 3e7 times the "
     "size {size:.3g} that it started with. If it does not blow up, give its largest "
     'size as so.reversible(scale=...), or use gradient="backprop" or "checkpoint", '
     "which need no grid"
@@ -440,8 +440,8 @@ def run_reversibly(
         Tensors among them receive gradients, also those in lists, tuples and
         dictionaries.
     scale : float or Tensor, optional
-        Largest magnitude of the state, also per coordinate; the grid resolves 4e-9 of
-        it (6e-14 in float64).  By default it is read off the state at the start, sample
+        Largest magnitude of the state, also per coordinate; the grid resolves 2e-10 of
+        it (1e-14 in float64).  By default it is read off the state at the start, sample
         by sample and coordinate by coordinate where they differ.
     keep : int, default 0
         Keep the graphs of the last ``keep`` forces: more memory, fewer recomputed

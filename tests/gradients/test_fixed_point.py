@@ -19,7 +19,7 @@ GM = 1.327e20  # m³/s², of the sun
 
 
 def close(dtype):
-    """Some roundings of ten layers, in the dtype or on the grid of 2^-44."""
+    """Some roundings of ten layers, in the dtype or on the grid of 2^-46."""
     return 1e-5 if dtype == torch.float32 else 1e-11
 
 
@@ -48,7 +48,7 @@ def test_an_oscillator_of_any_amplitude_over_a_hundred_periods(amplitude):
         so.odeint(spring, start, t, step_size=0.1, gradient=g).x[-1] / amplitude
         for g in ("reversible", "backprop")
     )
-    # 6283 steps that each round at 6e-14, and carry for 628 units of time.
+    # 6283 steps that each round at 1e-14, and carry for 628 units of time.
     assert (one - two).abs().item() < 1e-10
 
 

@@ -65,5 +65,5 @@ def test_gradients_of_many_steps_are_those_of_backprop():
     for gradient in ("reversible", "backprop"):
         sol, wanted = solve(2000, gradient)
         found.append(torch.autograd.grad(sol.x[-1].cos().sum(), wanted))
-    # 2000 roundings to the grid of 2^-44, adding up like a random walk.
+    # 2000 roundings to the grid of 2^-46, adding up like a random walk.
     assert worst(*found) < 1e-10

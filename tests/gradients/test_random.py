@@ -1,8 +1,8 @@
 """Problems at random: every route gives float64 backprop's numbers, or says why not.
 
 A number is drawn for every choice: system and its numbers, method, times, forcing,
-arguments, state, what is trained and how.  ``python tests/gradients/test_random.py 3000``
-looks further than the suite has time for.
+arguments, state, what is trained and how.  More than the suite has time for:
+``PYTHONPATH=tests python tests/gradients/test_random.py 120 3000``.
 """
 
 import random
@@ -22,7 +22,6 @@ F64 = torch.float64
 # bfloat16, which has eight bits, 2^12 ε is everything: √(number of operations) ε.
 TOLERANCE = {F64: 1e-10, torch.float32: 5e-4, torch.bfloat16: 0.15}
 ADVICE = ("gradient=", '"backprop"', '"checkpoint"', "use ", "give ", "call ")
-SLOW = {"kahan_li8", "blanes_moan6_long"}
 
 
 class Force(nn.Module):

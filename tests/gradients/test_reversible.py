@@ -209,7 +209,7 @@ def test_learned_gamma_gets_the_gradient_of_backprop():
         net = so.MomentumNet([mlp(dtype=F64)] * 20, gamma, route)
         net(noise(3, 4, dtype=F64)).square().sum().backward()
         found[route] = gamma.grad
-    # The int64 grid resolves 2^-44 = 6e-14 of states of order 1.
+    # The int64 grid resolves 2^-46 = 1e-14 of states of order 1.
     torch.testing.assert_close(*found.values(), rtol=1e-11, atol=0)
 
 
