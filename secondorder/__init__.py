@@ -16,7 +16,7 @@ from .check_gradient import check_gradient
 from .events import odeint_event
 from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
 from .methods import ADAPTIVE, METHODS, SOLVERS, Adaptive, Splitting
-from .models import MomentumNet, SecondOrderODE, State
+from .models import MomentumNet, SecondOrderODE, State, memory_report
 from .odeint import odeint
 from .solution import DenseOutput, Solution, Stats
 from .systems import (
@@ -72,6 +72,7 @@ __all__ = [
     "MomentumNet",
     "SecondOrderODE",
     "State",
+    "memory_report",
     # around them
     "data",
     "fit",

@@ -70,8 +70,8 @@ def momentum(gamma: Number, rule: str = "momentum") -> None:
     """Raise unless every momentum lies in [0, 1), or in [−1, 1] if unnormalised."""
     signed = rule == "unnormalised"
     if isinstance(gamma, Tensor):
-        fine = (gamma.abs() <= 1) if signed else (gamma >= 0) & (gamma < 1)
-        fine = bool(fine.all())
+        inside = (gamma.abs() <= 1) if signed else (gamma >= 0) & (gamma < 1)
+        fine = bool(inside.all())
     else:
         fine = abs(gamma) <= 1 if signed else 0 <= gamma < 1
     if not fine:

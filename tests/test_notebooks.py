@@ -19,6 +19,35 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def execute(notebook):
+    """Run a notebook from top to bottom, in place."""
+    client = NotebookClient(
+        notebook,
+        timeout=120,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT)}},  # where the package is
+    )
+    client.execute()
+
+
+def assert_finished(path):
+    """Assert that a notebook is stored with its outputs, and has what it needs."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    counts = [cell.execution_count for cell in code(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom"
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not [o for o in outputs if o.output_type == "error"]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    assert path.stat().st_size < 1_000_000
+    assert notebook.cells[0].source.startswith("# ")
+    text = path.read_text()
+    assert "/home/" not in text
+    assert "/work/" not in text
+    assert "/tmp/" not in text
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.name)
 def path(request):
     return request.param
@@ -39,27 +68,8 @@ def test_a_notebook_runs(path):
         assert holders, f"{path.name} no longer contains {old!r}"
         for cell in holders:
             cell.source = cell.source.replace(old, new)
-    client = NotebookClient(
-        notebook,
-        timeout=120,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(ROOT)}},  # where the package is
-    )
-    client.execute()
+    execute(notebook)
 
 
 def test_a_notebook_is_stored_as_a_finished_run(path):
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    counts = [cell.execution_count for cell in code(notebook)]
-    assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom"
-    outputs = [output for cell in code(notebook) for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs)
-    assert not [o for o in outputs if o.output_type == "error"]
-    assert not [o for o in outputs if o.get("name") == "stderr"]
-    assert path.stat().st_size < 1_000_000
-    assert notebook.cells[0].source.startswith("# ")
-    text = path.read_text()
-    assert "/home/" not in text
-    assert "/work/" not in text
-    assert "/tmp/" not in text
+    assert_finished(path)

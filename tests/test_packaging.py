@@ -48,6 +48,33 @@ def test_everything_the_tests_install_is_pinned():
     assert "torch==2.13.0" in pins
 
 
+# Where what an extra installs is used: a file, and the text that uses it there.
+SERVES = {
+    "diffrax": ("benchmarks/work_precision.py", "import diffrax"),
+    "hypothesis": ("tests/representability/test_witness.py", "from hypothesis import"),
+    "ipykernel": ("tests/test_notebooks.py", 'kernel_name="python3"'),
+    "momentumnet": ("benchmarks/gradients.py", "import momentumnet"),
+    "mypy": ("Makefile", "$(BIN)/mypy"),
+    "nbclient": ("Makefile", "$(BIN)/jupyter execute"),
+    "nbformat": ("tests/test_notebooks.py", "import nbformat"),
+    "pytest": ("Makefile", "-m pytest"),
+    "pytest-xdist": ("Makefile", "--numprocesses"),
+    "ruff": ("Makefile", "$(BIN)/ruff check"),
+    "tqdm": ("secondorder/monitor.py", "from tqdm import tqdm"),
+}
+
+
+def test_everything_an_extra_installs_is_used():
+    assert names(line for lines in EXTRAS.values() for line in lines) == SERVES.keys()
+    for path, text in SERVES.values():
+        assert text in (ROOT / path).read_text(), f"{path} lacks {text}"
+
+
+def test_the_readme_names_the_extras_that_a_user_may_want():
+    text = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"'\.\[(\w+)\]'", text)) == EXTRAS.keys() - {"test", "bench"}
+
+
 def test_importing_the_package_changes_no_global_state_and_skips_matplotlib():
     code = (
         "import sys, torch; torch.manual_seed(7); state = torch.get_rng_state(); "

@@ -145,7 +145,8 @@ def check_proportion(rng: np.random.Generator, count: int) -> Iterator[Check]:
     gap, error = 0.0, 0.0
     for _ in progress(range(count), "T2"):
         m = Continuous(10 ** rng.uniform(-0.5, 1), start=3 * rng.standard_normal())
-        theta = np.linspace(2 * m.minimiser - 5, 5 + abs(m.minimiser), 20001)
+        reach = abs(m.minimiser) + 5
+        theta = m.minimiser + np.linspace(-reach, 0.9 * reach, 20001)
         least = float(np.min(m.response(theta)))
         gap = max(gap, abs(least / m.threshold - 1))
         D = gauss(rng)

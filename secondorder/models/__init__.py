@@ -1,7 +1,8 @@
 """Networks: second-order neural ODEs and Momentum ResNets over one machinery."""
 
+from .budget import MemoryReport, memory_report
 from .invert import State
 from .momentum_net import MomentumNet
 from .second_order_ode import SecondOrderODE
 
-__all__ = ["MomentumNet", "SecondOrderODE", "State"]
+__all__ = ["MemoryReport", "MomentumNet", "SecondOrderODE", "State", "memory_report"]

@@ -1,6 +1,7 @@
 """The Momentum ResNet as a module.
 
     MomentumNet(blocks)        v ← γ v + (1−γ) f_n(x),  x ← x + v   for n = 0 … N−1
+    rule="unnormalised"        v ← γ v + f_n(x),        x ← x + v   with −1 ≤ γ ≤ 1
 
 It is the second-order ODE with the method ``"momentum"``, one step per block, h = 1 and
 γ = 1 − h/ε; γ → 0 is the residual network x ← x + f_n(x).
@@ -9,21 +10,24 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks",
 ICML 2021, eq. (3).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
 from ..checks import Number
-from ..gradients import GRADIENTS, Gradient, find_gradient
+from ..gradients import GRADIENTS, Gradient, checkpoint, find_gradient
 from ..plan import Plan, momentum_plan
 from ..systems.numbers import WithNumbers, register_number
+from .budget import Budget
 from .invert import State, initial_velocity, invert, run_reversibly
 from .second_order_ode import set_velocity
 
 Blocks = Iterable[Callable[..., Tensor]]
+RULES = ("momentum", "unnormalised")
 
 
 class MomentumNet(WithNumbers):
@@ -34,17 +38,26 @@ class MomentumNet(WithNumbers):
     blocks : iterable of nn.Module or callable
         ``block(x, *args, **kwargs) -> f``, the shape of ``x``, *without* the skip
         connection.  The same module may appear several times.
-    gamma : float or nn.Parameter, default 0.9
-        Momentum γ in [0, 1), scalar or per coordinate; 0 is the residual network.
+    gamma : float, nn.Parameter or list of these, default 0.9
+        Momentum γ in [0, 1), scalar or per coordinate; 0 is the residual network.  A
+        list or tuple has one for each layer.
     gradient : str or callable, default "reversible"
         As in ``odeint``: ``"reversible"``, ``"backprop"`` or ``"checkpoint"``.
     velocity : None, Tensor, nn.Parameter or nn.Module, default None
         Initial velocity: zero, a tensor broadcastable to ``x``, or a map x ↦ v0.
+    rule : {"momentum", "unnormalised"}
+        v ← γ v + (1−γ) f, or v ← γ v + f, whose γ may lie in [−1, 1].
+    keep : int, optional
+        With ``"reversible"``: keep the graphs of the last ``keep`` layers.
+    memory : int or str, optional
+        In place of ``keep``: what may be held between the forward and the backward
+        pass, in bytes or as ``"512MB"``, ``"2GiB"``.  What the layers need is measured
+        at the first forward pass for each shape of ``x``.
 
     Raises
     ------
     TypeError, ValueError
-        For no blocks, γ outside [0, 1), γ = 0 with ``"reversible"``, unknown names.
+        For no blocks, γ out of range, γ = 0 with ``"reversible"``, unknown names.
 
     Examples
     --------
@@ -71,6 +84,9 @@ class MomentumNet(WithNumbers):
         gamma: Number = 0.9,
         gradient: str | Gradient | Callable[..., Any] = "reversible",
         velocity: Tensor | Callable[[Tensor], Tensor] | None = None,
+        rule: str = "momentum",
+        keep: int | None = None,
+        memory: int | str | None = None,
     ) -> None:
         super().__init__()
         blocks = list(blocks)
@@ -78,28 +94,121 @@ class MomentumNet(WithNumbers):
             raise ValueError("`blocks` is empty; give at least one block x -> f(x)")
         for n, block in enumerate(blocks):
             checks.function(block, f"blocks[{n}]")
-        self.blocks = nn.ModuleList(
-            b if isinstance(b, nn.Module) else Function(b) for b in blocks
-        )
+        self.set_blocks(blocks)
+        self.rule = checks.one_of(rule, "rule", RULES)
         self.gradient = find_gradient(gradient, GRADIENTS)
         if self.gradient.run_plan is None:
             raise ValueError(
                 f"`gradient` {self.gradient.name!r} needs an ODE solver; a network of "
                 'layers uses "reversible", "backprop" or "checkpoint"'
             )
-        if not isinstance(gamma, Tensor):
-            gamma = float(gamma)
-        checks.momentum(gamma)
-        residual = bool((torch.as_tensor(gamma) == 0).any())
-        if residual and self.gradient.name == "reversible":
+        self.set_aside: Gradient | None = None
+        gamma = self.checked_gamma(gamma)
+        if self.gradient.name == "reversible" and any_zero(gamma):
             raise ValueError(
                 "`gamma` is 0, which erases the velocity at every layer and cannot be "
                 'reversed; use gradient="checkpoint" or "backprop", or a positive gamma'
             )
-        register_number(self, "gamma", gamma)
+        self.register_gamma(gamma)
+        self.budget: Budget | None = None
+        if keep is not None or memory is not None:
+            self.set_memory(keep, memory)
         set_velocity(self, velocity)
 
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def set_blocks(self, blocks: Sequence[Callable[..., Tensor]]) -> None:
+        """Keep the blocks."""
+        self.blocks = nn.ModuleList(
+            b if isinstance(b, nn.Module) else Function(b) for b in blocks
+        )
+
+    def set_memory(self, keep: int | None, memory: int | str | None) -> None:
+        """Keep as many graphs as were asked for, or as fit."""
+        if keep is not None and memory is not None:
+            raise ValueError("give `keep` or `memory`, not both: one follows the other")
+        name = "keep" if memory is None else "memory"
+        if self.gradient.name != "reversible":
+            raise ValueError(
+                f'`{name}` belongs to gradient="reversible", got '
+                f"{self.gradient.name!r}, which has no graphs to choose from"
+            )
+        if memory is not None:
+            self.budget = Budget(memory)
+        else:
+            self.gradient = self.gradient(keep=keep)
+
+    def checked_gamma(self, gamma: Any) -> Any:
+        """γ as float, tensor, or tuple with one for each layer, or raise."""
+        if isinstance(gamma, (list, tuple, nn.ParameterList)):
+            if len(gamma) != len(self.blocks):
+                raise ValueError(
+                    f"`gamma` has {len(gamma)} entries for {len(self.blocks)} layers; "
+                    "give one for each, or one number for all"
+                )
+            return tuple(self.checked_gamma(g) for g in gamma)
+        if not isinstance(gamma, Tensor):
+            gamma = float(gamma)
+        checks.momentum(gamma, self.rule)
+        return gamma
+
+    def register_gamma(self, gamma: Any) -> None:
+        """Keep γ: a number as ``gamma``, tensors of layers as ``gamma_0`` ...."""
+        self._layered = 0
+        if isinstance(gamma, tuple) and any(isinstance(g, Tensor) for g in gamma):
+            self._layered = len(gamma)
+            for n, g in enumerate(gamma):
+                register_number(self, f"gamma_{n}", g)
+        else:
+            register_number(self, "gamma", gamma)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "gamma" and vars(self).get("_layered"):
+            return tuple(getattr(self, f"gamma_{n}") for n in range(self._layered))
+        return super().__getattr__(name)
+
+    def fixed_numbers(self) -> dict[str, float]:
+        """The numbers that are floats, those of the layers one by one."""
+        each = vars(self).get("gamma", ())
+        each = enumerate(each if isinstance(each, tuple) else ())
+        return super().fixed_numbers() | {f"gamma[{n}]": g for n, g in each}
+
+    def set_gamma(self, gamma: Any) -> None:
+        """Give the network another γ, also between two steps of training.
+
+        A learned γ keeps its parameter, which is written into.  γ = 0 cannot be
+        reversed: the route becomes ``"checkpoint"`` there, and what it was before as
+        soon as γ is not 0.
+
+        Parameters
+        ----------
+        gamma : float, Tensor, nn.Parameter or list of these
+            As in the constructor; a list has one for each layer.
+
+        Raises
+        ------
+        ValueError
+            For γ out of range, or a list of another length.
+        """
+        gamma = self.checked_gamma(gamma)
+        old = self.gamma
+        if isinstance(old, nn.Parameter) and not isinstance(
+            gamma, (tuple, nn.Parameter)
+        ):
+            with torch.no_grad():
+                old.copy_(torch.as_tensor(gamma))
+        else:
+            names = [f"gamma_{n}" for n in range(self._layered)] or ["gamma"]
+            for name in names:
+                delattr(self, name)
+            self.register_gamma(gamma)
+        zero = any_zero(gamma)
+        if zero and self.gradient.name == "reversible":
+            self.set_aside, self.gradient = self.gradient, checkpoint
+        elif not zero and self.set_aside is not None:
+            self.gradient, self.set_aside = self.set_aside, None
+
+    def forward(
+        self, x: Tensor, *args: Any, velocity: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         """Return x_N, the shape of ``x``.
 
         Parameters
@@ -108,27 +217,104 @@ class MomentumNet(WithNumbers):
             Input ``(..., d)`` or of any shape that the blocks keep.
         *args, **kwargs
             Passed to every block; tensors among them, also nested, get gradients.
+        velocity : Tensor, optional
+            The initial velocity of this call, broadcastable to ``x``, in place of that
+            of the network.
         """
-        return self.run(x, args, kwargs, [len(self.blocks)])[-1][0]
+        return self.run(x, args, kwargs, [len(self.blocks)], velocity)[-1][0]
 
-    def trajectory(self, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Return all ``(x, v)``, each ``(N + 1, *x.shape)``."""
-        states = self.run(x, args, kwargs, range(1, len(self.blocks) + 1))
+    def trajectory(
+        self, x: Tensor, *args: Any, velocity: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return all ``(x, v)``, each ``(N + 1, *x.shape)``; as ``forward``."""
+        marks = range(1, len(self.blocks) + 1)
+        states = self.run(x, args, kwargs, marks, velocity)
         xs, vs = (torch.stack(parts) for parts in zip(*states, strict=True))
         return xs, vs
 
     def run(
-        self, x: Tensor, args: Any, kwargs: Any, marks: Sequence[int]
+        self,
+        x: Tensor,
+        args: Any,
+        kwargs: Any,
+        marks: Sequence[int],
+        velocity: Any = None,
     ) -> list[tuple[Tensor, Tensor]]:
         """States at the input and after the layers in ``marks``."""
-        x, v = checks.state((x, initial_velocity(self.velocity, x)))
+        x, v = self.start(x, velocity)
         field, rest = self.with_arguments(args, kwargs)
-        return [(x, v), *self.gradient.run(self.plan(x, marks), field, x, v, rest)]
+        plan = self.plan(x, marks)
+        return [
+            (x, v),
+            *self.route(plan, field, x, v, rest).run(plan, field, x, v, rest),
+        ]
+
+    def start(self, x: Tensor, velocity: Any) -> tuple[Tensor, Tensor]:
+        """Position and velocity before the first layer."""
+        if not (velocity is None or isinstance(velocity, Tensor)):
+            raise TypeError(
+                "`velocity` of a call must be a tensor or None, got "
+                f"{type(velocity).__name__}; a map x -> v0 belongs to the constructor"
+            )
+        own = self.velocity if velocity is None else velocity
+        return checks.state((x, initial_velocity(own, x)))
+
+    def route(self, *problem: Any) -> Gradient:
+        """How this call is differentiated, as much kept as the budget allows."""
+        if self.budget is None or self.gradient.name != "reversible":
+            return self.gradient
+        if not torch.is_grad_enabled():
+            return self.gradient
+        return cast(Gradient, self.gradient(keep=self.budget.keep(*problem)))
 
     def plan(self, x: Tensor, marks: Sequence[int] = ()) -> Plan:
         """The moves of the network, with records after the layers in ``marks``."""
         self.check_numbers()
-        return momentum_plan(self.gamma, len(self.blocks), marks)
+        return momentum_plan(self.gamma, len(self.blocks), marks, self.rule)
+
+    def log_determinant(self, dimension: int) -> Number:
+        """Log |det| of the map (x, v) ↦ (x_N, v_N): d Σ log |γ_n|, whatever the blocks.
+
+        Parameters
+        ----------
+        dimension : int
+            d, the number of coordinates of x (of one sample, for the determinant of
+            one sample).  A γ per coordinate counts each of its entries equally often.
+
+        Returns
+        -------
+        float or Tensor
+            −inf where a γ is 0; differentiable in a learned γ.
+
+        Raises
+        ------
+        ValueError
+            If a γ per coordinate does not fit d.
+
+        Examples
+        --------
+        >>> import torch, secondorder as so
+        >>> net = so.MomentumNet([torch.nn.Linear(3, 3)] * 10, gamma=0.9)
+        >>> net.log_determinant(3)  # 3 · 10 · log 0.9
+        -3.16
+        """
+        checks.count(dimension, "dimension")
+        gamma = self.gamma
+        each = gamma if isinstance(gamma, tuple) else (gamma,) * len(self.blocks)
+        if any(not isinstance(g, Tensor) and g == 0 for g in each):
+            return -math.inf
+        total: Number = 0.0
+        for g in each:
+            if not isinstance(g, Tensor):
+                total = total + dimension * math.log(abs(g))
+                continue
+            if g.numel() == 0 or dimension % g.numel():
+                raise ValueError(
+                    f"`gamma` has {g.numel()} entries, which do not fit `dimension` "
+                    f"{dimension}; give the number of coordinates of x"
+                )
+            total = total + dimension // g.numel() * g.abs().log().sum()
+        return total
 
     def with_arguments(self, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
         """The force of a block, and what it is called with besides x."""
@@ -144,12 +330,14 @@ class MomentumNet(WithNumbers):
         """Evaluate block n."""
         return self.blocks[n](x, *args, **kwargs)
 
-    def state(self, x: Tensor, *args: Any, **kwargs: Any) -> State:
+    def state(
+        self, x: Tensor, *args: Any, velocity: Tensor | None = None, **kwargs: Any
+    ) -> State:
         """Return the final ``State``: x_N, v_N and the bits that damping pushed out.
 
         16 bytes per element and log2(1/γ)/8 bytes per element and layer.
         """
-        x, v = checks.state((x, initial_velocity(self.velocity, x)))
+        x, v = self.start(x, velocity)
         field, rest = self.with_arguments(args, kwargs)
         return run_reversibly(self.plan(x), field, x, v, rest)
 
@@ -184,7 +372,15 @@ class MomentumNet(WithNumbers):
         """Show γ and the gradient route."""
         learned = isinstance(self.gamma, nn.Parameter)
         shown = "learned" if learned else checks.describe(self.gamma)
-        return f"gamma={shown}, gradient={self.gradient.name!r}"
+        rule = "" if self.rule == "momentum" else f", rule={self.rule!r}"
+        return f"gamma={shown}, gradient={self.gradient.name!r}{rule}"
+
+
+def any_zero(gamma: Any) -> bool:
+    """Whether a γ, of a layer or of a coordinate, is 0."""
+    if isinstance(gamma, tuple):
+        return any(any_zero(g) for g in gamma)
+    return bool((torch.as_tensor(gamma) == 0).any())
 
 
 class Function(nn.Module):

@@ -12,7 +12,7 @@ takes the force of its own side.
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -161,7 +161,9 @@ def momentum_plan(
     tuple of moves
         Three moves a layer, and the records.
     """
-    each = gamma if isinstance(gamma, (list, tuple)) else [gamma] * (first + layers)
+    if not isinstance(gamma, (list, tuple)):
+        gamma = [cast(Number, gamma)] * (first + layers)
+    each: Sequence[Number] = gamma
     # One move for one γ, whatever number of layers it belongs to.
     known = {id(g): g for g in each[first : first + layers]}
     for g in known.values():

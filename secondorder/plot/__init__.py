@@ -3,6 +3,8 @@
     motion   trajectories over depth, phase portraits, paths in a plane of coordinates,
              vector fields with nullclines
     rest     points of rest, as data and as marks; portrait: basins and manifolds
+    energies energy along paths, contours of a potential with paths
+    history  losses over training, median and range over seeds
     linear   response curves Ψ(θ), thresholds, branches of layers
     targets  spectra against the representable region, probabilities, losses and floors
     cost     memory against depth, error against work
@@ -19,6 +21,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what a type checker and an editor read instead of the loader below
     from .cost import memory as memory
     from .cost import work_precision as work_precision
+    from .energies import energy as energy
+    from .energies import potential as potential
+    from .history import losses as losses
+    from .history import spread as spread
     from .linear import discrete_branches as discrete_branches
     from .linear import response_curve as response_curve
     from .linear import threshold_curve as threshold_curve
@@ -26,12 +32,12 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .motion import plane as plane
     from .motion import trajectories as trajectories
     from .motion import vector_field as vector_field
-    from .targets import representable_probability as representable_probability
-    from .targets import spectrum as spectrum
     from .portrait import basins as basins
     from .portrait import manifolds as manifolds
     from .rest import find_fixed_points as find_fixed_points
     from .rest import fixed_points as fixed_points
+    from .targets import representable_probability as representable_probability
+    from .targets import spectrum as spectrum
     from .targets import training_curves as training_curves
 
 # Loaded at first use: matplotlib takes longer to import than the rest of the package.
@@ -52,6 +58,10 @@ PARTS = {
     "fixed_points": "rest",
     "basins": "portrait",
     "manifolds": "portrait",
+    "energy": "energies",
+    "potential": "energies",
+    "losses": "history",
+    "spread": "history",
 }
 __all__ = list(PARTS)
 

@@ -103,7 +103,9 @@ def autonomous(
 ) -> Plane:
     """The field of a system in which nothing depends on t, or an error."""
     plane = Plane(system)
-    x, v = (z.ravel() for z in np.meshgrid(np.linspace(*xlim, 9), np.linspace(*vlim, 9)))
+    x, v = (
+        z.ravel() for z in np.meshgrid(np.linspace(*xlim, 9), np.linspace(*vlim, 9))
+    )
     now = plane(x, v)
     scale = np.abs(now[np.isfinite(now)]).max(initial=0.0)
     for later in (0.377, 1.0, 10.83):

@@ -253,7 +253,9 @@ def branch(
 
     leaves.terminal = True  # type: ignore[attr-defined]
     exact = max(1e-8, 20 * plane.digits)
-    time = t1 + np.log(1e4) / abs(value)  # the slow way out of the saddle is not counted
+    time = t1 + np.log(1e4) / abs(
+        value
+    )  # the slow way out of the saddle is not counted
     with np.errstate(all="ignore"):
         path = solve_ivp(
             rate, (0, time), start, "RK45", rtol=exact, atol=exact * size,

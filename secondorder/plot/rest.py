@@ -156,8 +156,8 @@ def zeros(plane: Plane, low: float, high: float, points: int) -> list[float]:
     grid = np.linspace(low, high, resolution(points))
     values = plane(grid, np.zeros_like(grid))
     size = np.abs(values)
-    scale = size[np.isfinite(size)].max(initial=0.0)
-    small = 50 * plane.digits * scale
+    usual = np.median(size[np.isfinite(size)]) if np.isfinite(size).any() else 0.0
+    small = 50 * plane.digits * usual  # what rounding may leave of a zero
     none = size <= small
     runs = none[:-2] & none[1:-1] & none[2:]
     if runs.any():

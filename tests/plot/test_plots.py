@@ -12,6 +12,7 @@ t = torch.linspace(0, 1, 11)
 x = torch.linspace(-1, 1, 5) * torch.cos(t).unsqueeze(1)  # (11, 5)
 v = -torch.linspace(-1, 1, 5) * torch.sin(t).unsqueeze(1)
 spring = so.Newton(lambda t, x: -4 * x, damping=0.5)
+saddle = so.Newton(lambda t, x: x, damping=0.5)
 theta = np.linspace(-40, 2, 50)
 m, layers = Continuous(1.0), Discrete(4, 0.9)
 
@@ -44,9 +45,25 @@ DRAW = {
     ),
 }
 
+spring_path = so.odeint(spring, (torch.ones(1), None), t)
+DRAW |= {
+    "fixed_points": lambda ax: so.plot.fixed_points(spring, (-1, 1), ax=ax),
+    "basins": lambda ax: so.plot.basins(spring, (-1, 1), (-2, 2), ax, points=5),
+    "manifolds": lambda ax: so.plot.manifolds(saddle, (-1, 1), (-2, 2), ax, t1=2.0),
+    "energy": lambda ax: so.plot.energy(
+        spring_path, ax=ax, potential=lambda x: 2 * (x**2).sum(-1)
+    ),
+    "potential": lambda ax: so.plot.potential(
+        lambda x: (x**2).sum(-1), (-1, 1), (-1, 1), ax=ax, points=11
+    ),
+    "losses": lambda ax: so.plot.losses([1.0, 0.5], ax),
+    "spread": lambda ax: so.plot.spread([0, 1], [[1.0, 2.0], [2.0, 2.0]], ax),
+}
+DATA = {"find_fixed_points"}  # listed with the plots, but they return numbers
+
 
 def test_every_plot_is_listed_and_tried():
-    assert dir(so.plot) == sorted(so.plot.__all__) == sorted(DRAW)
+    assert dir(so.plot) == sorted(so.plot.__all__) == sorted(DRAW.keys() | DATA)
     with pytest.raises(AttributeError, match="histogram"):
         so.plot.histogram  # noqa: B018
 

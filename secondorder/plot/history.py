@@ -1,0 +1,162 @@
+"""Histories: losses over training, and what seeds make of one experiment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .style import BAD, Array, Numbers, array, legend, line_properties, look, with_gaps
+from .style import axes as axes_or_new
+
+
+def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
+    """Draw the losses of one training or of several.
+
+    Parameters
+    ----------
+    history : History, sequence of float, or dict of str to these
+        What ``fit`` returns, or its losses.  Of a History its ``validation`` is drawn
+        dashed if it has one, and a cross marks where training stopped early.
+    ax : matplotlib Axes, optional
+    **style
+        Properties of all lines, such as ``linewidth`` or ``alpha``.
+
+    Returns
+    -------
+    matplotlib Axes
+        Logarithmic unless a loss is 0 or negative.  What is NaN or infinite is a gap.
+
+    Raises
+    ------
+    ValueError
+        If there is no history, or one holds no finite loss.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> ax = so.plot.losses({"first": [1.0, 0.5], "second": [1.0, 0.1]})
+    >>> ax.get_yscale(), len(ax.get_lines())
+    ('log', 2)
+    """
+    several = isinstance(history, Mapping)
+    runs: dict[str, Any] = dict(history) if several else {"training": history}
+    if not runs:
+        raise ValueError("`history` is empty, so there is nothing to draw")
+    curves: list[tuple[int, Array, Array, str, str]] = []  # index, x, y, name, line
+    ends = []
+    for index, (name, run) in enumerate(runs.items()):
+        line = str(look(index)["linestyle"])
+        values = one_run(getattr(run, "loss", run), name)
+        steps = np.arange(1.0, len(values) + 1)
+        curves.append((index, steps, values, name, line))
+        held_out = getattr(run, "validation", None)
+        if held_out is not None and np.size(held_out):
+            checked = one_run(held_out, f"validation of {name}")
+            # Fewer values than steps were taken at even distances, the last at the end.
+            at = np.arange(1, len(checked) + 1) * (len(values) / len(checked))
+            said = f"{name}, validation" if several else "validation"
+            curves.append((index, at, checked, said, ":"))
+        if getattr(run, "stopped", ""):
+            last = np.flatnonzero(np.isfinite(values))[-1]
+            ends.append((steps[last], values[last]))
+    ax, style = axes_or_new(ax), line_properties(style)
+    for index, steps, values, name, line in curves:
+        drawn = {"color": look(index)["color"], "linestyle": line, "linewidth": 1.5}
+        if len(values) < 30:
+            drawn |= {"marker": look(index)["marker"], "markersize": 4}
+        named = name if several or len(curves) > 1 else None
+        ax.plot(steps, values, **{**drawn, **style}, label=named)
+    for n, (step, value) in enumerate(ends):
+        label = None if n else "stopped early"
+        ax.plot(step, value, "X", color=BAD, markersize=9, mec="k", label=label)
+    if all(np.nanmin(values) > 0 for _, _, values, _, _ in curves):
+        ax.set_yscale("log")
+    ax.set(xlabel="step of training", ylabel="loss")
+    ax.grid(alpha=0.3)
+    return legend(ax, loc="best")
+
+
+def spread(
+    t: Numbers,
+    runs: Numbers | Mapping[str, Numbers],
+    ax: Axes | None = None,
+    **style: Any,
+) -> Axes:
+    """Draw the median and the range of runs that differ by their seed.
+
+    Parameters
+    ----------
+    t : sequence of float, shape (n,)
+        Depths, times or steps.
+    runs : array or Tensor, shape (seeds, n), or dict of str to these
+        One row per seed.
+    ax : matplotlib Axes, optional
+    **style
+        Properties of the lines of the medians.
+
+    Returns
+    -------
+    matplotlib Axes
+        A line is the median, the band around it reaches from the least to the greatest.
+        Where a run is NaN or infinite, all of this curve has a gap: a median of the
+        runs that went well would flatter; the legend counts them.
+
+    Raises
+    ------
+    ValueError
+        If ``runs`` does not have rows of n numbers, or nowhere are all of them finite.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> ax = so.plot.spread([0, 1], {"verlet": [[1.0, 2.0], [1.0, 4.0], [1.0, 2.5]]})
+    >>> ax.get_legend().get_texts()[0].get_text()
+    'verlet (median and range of 3)'
+    """
+    t = array(t, "t")
+    named = runs if isinstance(runs, Mapping) else {"": runs}
+    tables: dict[str, Array] = {}
+    for name, run in named.items():
+        table = array(run, f"runs[{name!r}]" if name else "runs")
+        if t.ndim != 1 or table.ndim != 2 or table.shape[1] != len(t) or not len(table):
+            raise ValueError(
+                f"`runs` must have one row per seed, shape (seeds, {t.size}); got "
+                f"{table.shape}" + (f" for {name!r}" if name else "")
+            )
+        tables[name] = table
+    bands = {}
+    for name, table in tables.items():
+        whole = np.isfinite(table).all(0)
+        bands[name] = np.where(whole, [table.min(0), np.median(table, 0), table.max(0)],
+                               np.nan)  # fmt: skip
+        bands[name] = with_gaps(bands[name], f"runs[{name!r}]" if name else "runs")
+    ax, style = axes_or_new(ax), line_properties(style)
+    for index, (name, (least, median, most)) in enumerate(bands.items()):
+        table = tables[name]
+        bad = int((~np.isfinite(table)).any(1).sum())
+        said = f"median and range of {len(table)}" + (
+            f", {bad} not finite" if bad else ""
+        )
+        drawn: dict[str, Any] = {**look(index), "linewidth": 1.6, "markersize": 4}
+        drawn["markevery"] = max(1, len(t) // 8)
+        drawn |= style
+        label = f"{name} ({said})" if name else said
+        (line,) = ax.plot(t, median, **drawn, label=label)
+        ax.fill_between(
+            t, least, most, color=line.get_color(), alpha=0.2, linewidth=0, zorder=1
+        )
+    ax.set(xlabel="depth t", ylabel="value")
+    ax.margins(x=0)
+    return legend(ax, loc="best")
+
+
+def one_run(values: Any, name: str) -> Array:
+    """The losses of one run ``(n,)``, gaps where they are not finite, or an error."""
+    found = array(values, f"history of {name}")
+    if found.ndim != 1 or not found.size:
+        raise ValueError(
+            f"`history` must hold one loss per step, shape (n,); that of {name!r} has "
+            f"shape {found.shape}"
+        )
+    return with_gaps(found, f"history of {name}")
