@@ -82,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Count and print; return the exit status."""
     args, _ = parse(text := parser(), argv)
     check(text, args)
-    x = torch.zeros(args.batch, args.width)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(args.batch, args.width, generator=generator)
     elements = x.numel()
     print(
         f"MomentumNet, γ = {args.gamma:g}, state of {args.batch} × {args.width} "

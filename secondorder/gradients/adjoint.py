@@ -114,4 +114,4 @@ class WithoutClosures(nn.Module):
                     "arguments, so the adjoint would lose that gradient; make it a "
                     'parameter of the field, or use gradient="backprop"'
                 )
-        return tuple(part.detach() for part in found)  # type: ignore[return-value]
+        return tuple(part.detach() for part in found)

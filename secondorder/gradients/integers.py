@@ -52,7 +52,7 @@ class Integers:
     ) -> None:
         self.grid, self.poison = grid, poison
         self.x, self.velocities, self.stacks = state
-        self.unit: Any = unit.item() if unit.ndim == 0 else unit
+        self.unit = factor_of(unit)
         self.left: Tensor | None = None
         if poison is not None:
             self.left = torch.zeros_like(poison, dtype=torch.bool)
@@ -66,7 +66,7 @@ class Integers:
         cls, grid: FixedPoint, parts: int, x: Tensor, v: Tensor, unit: Tensor
     ) -> "Integers":
         """Round a state to a grid, with v alone or with v and the gap e as parts."""
-        q: Any = unit.item() if unit.ndim == 0 else unit
+        q = factor_of(unit)
         poison = 0 * (x + v).detach() if grid.dtype == torch.int64 else None
         velocities = [grid.load(v, 2.0**grid.fu / q)]
         velocities += [torch.zeros_like(velocities[0]) for _ in range(parts - 1)]
@@ -176,3 +176,10 @@ class Integers:
             self.velocities[part] = grid.join(u, None, step.factor)
         elif code == SHIFT:  # what came in were zeros
             self.velocities[part] = grid.split(u, step.factor)[0]
+
+
+def factor_of(unit: Tensor) -> Any:
+    """A unit as a float, or as a tensor; of exponents, as a trace keeps them, too."""
+    if unit.ndim == 0:
+        return unit.item()
+    return torch.exp2(unit.double()) if unit.dtype == torch.int16 else unit

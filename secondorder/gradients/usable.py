@@ -6,6 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+UNFAITHFUL = (
+    "the states could not be reconstructed: the reversed state is not the one that "
+    "the forward pass started from, so no gradient is returned. Either the field gave "
+    "another value when it was evaluated again (nondeterministic kernels, random "
+    "numbers not drawn from torch's generators, parameters or buffers changed before "
+    "the backward pass, spectral_norm in training mode), or the state left the range "
+    "of the grid (2e6 times the size that it started with; give the largest size as "
+    'so.reversible(scale=...)). gradient="backprop" evaluates nothing twice; '
+    'gradient="checkpoint" needs no grid'
+)
+BEYOND = (
+    "the state left the range of the grid: it grew by more than 2^25 = 3e7 times the "
+    "size {size:.3g} that it started with. If it does not blow up, give its largest "
+    'size as so.reversible(scale=...), or use gradient="backprop" or "checkpoint", '
+    "which need no grid"
+)
+
 
 def check_usable(
     x: Tensor, inputs: Iterable[Tensor], modules: Iterable[nn.Module]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .. import checks
 from ..gradients.integers import Integers, Packed
-from ..gradients.reversible import Run, Trace
+from ..gradients.reversible import start as start_run
+from ..gradients.run import Run, Trace
 from ..gradients.tape import host_weights
 from ..plan.moves import Plan, Record, log_determinant, reverse, walk
 
@@ -101,7 +102,7 @@ def run_reversibly(
 ) -> State:
     """Run a plan on the grid and keep the way back."""
     run = Remembering((*plan, Record()), field, args, x)
-    ((x_end, v_end),) = run.start(x, v)
+    ((x_end, v_end),) = start_run(run, x, v)
     grid, trace = run.tape.grid, cast(Trace, run.trace)
     grid = replace(grid, dtype=trace.end.x.dtype)
     start = Integers.load(grid, run.tape.parts, x, v, trace.unit)

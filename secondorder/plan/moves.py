@@ -120,7 +120,8 @@ def force(
             "x += ...), or let it start with x = x.clone()"
         )
     if kick.inner is not None:
-        value = checked(field(kick.time, x + kick.inner * value, *args), kick, x)
+        nudged = (x + kick.inner * value).to(x.dtype)  # a forcing may be wider
+        value = checked(field(kick.time, nudged, *args), kick, x)
     return value
 
 

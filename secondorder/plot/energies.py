@@ -231,7 +231,8 @@ def solved_states(sol: Any) -> tuple[Array, Array, Array]:
     """Times (n, 1 or batch), x and v (n, samples, d) of a solution, or an error."""
     if not is_solved(sol):
         raise TypeError(
-            f"`sol` must be a Solution or have `t`, `x` and `v`, got {type(sol).__name__}"
+            "`sol` must be a Solution or have `t`, `x` and `v`, got "
+            f"{type(sol).__name__}"
         )
     x = samples(sol.x, "x", True)
     v = samples(sol.v, "v", True, len(x))

@@ -6,7 +6,7 @@ coordinate is asked in float64 where it can answer in float64.
 
 import warnings
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Plane:
 
     def ask(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The system's own answer, in ``dtype``."""
-        like = {"dtype": self.dtype, "device": device_of(self.system)}
+        like: dict[str, Any] = {"dtype": self.dtype, "device": device_of(self.system)}
         t = torch.as_tensor(self.t, **like)
         dx, dv = self.system(t, (x.to(**like), v.to(**like)))
         return dx, dv

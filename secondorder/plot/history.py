@@ -43,18 +43,19 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
     runs: dict[str, Any] = dict(history) if several else {"training": history}
     if not runs:
         raise ValueError("`history` is empty, so there is nothing to draw")
-    curves: list[tuple[int, Array, Array, str, str]] = []  # index, x, y, name, line
+    curves: list[tuple[int, Any, Array, str, str]] = []  # index, x, y, name, line
     ends = []
     for index, (name, run) in enumerate(runs.items()):
         line = str(look(index)["linestyle"])
         values = one_run(getattr(run, "loss", run), name)
-        steps = np.arange(1.0, len(values) + 1)
+        steps = np.arange(1, len(values) + 1).astype(float)
         curves.append((index, steps, values, name, line))
         held_out = getattr(run, "validation", None)
         if held_out is not None and np.size(held_out):
             checked = one_run(held_out, f"validation of {name}")
             # Fewer values than steps were taken at even distances, the last at the end.
-            at = np.arange(1, len(checked) + 1) * (len(values) / len(checked))
+            at = len(values) / len(checked) * np.arange(1, len(checked) + 1)
+            at = at.astype(np.float64)
             said = f"{name}, validation" if several else "validation"
             curves.append((index, at, checked, said, ":"))
         if getattr(run, "stopped", ""):

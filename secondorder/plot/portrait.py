@@ -16,9 +16,9 @@ from scipy.linalg import solve_continuous_lyapunov
 
 from .field import Plane, autonomous, rk4
 from .motion import Interval, interval, resolution
-from .rest import LOOKS, FixedPoint, find_fixed_points, mark
+from .rest import LOOKS, FixedPoint, find_fixed_points, key, mark
 from .states import System
-from .style import BAD, COLORS, GOOD, Array, legend, line_properties
+from .style import BAD, COLORS, GOOD, Array, line_properties
 from .style import axes as axes_or_new
 
 UNDECIDED = "0.82"
@@ -71,7 +71,7 @@ def basins(
     --------
     >>> import secondorder as so
     >>> well = so.Newton(lambda t, x: x - x**3, damping=0.5)
-    >>> ax = so.plot.basins(well, (-2, 2), (-2, 2), points=21, steps=300)
+    >>> ax = so.plot.basins(well, (-2, 2), (-2, 2), points=20, steps=500)
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['to x = −1', 'to x = 1']
     """
@@ -95,7 +95,11 @@ def basins(
     image = np.full(reached.shape, len(used))
     for n, k in enumerate(used):
         image[reached == k] = n
-    look = {"shading": "nearest", "zorder": -1, "rasterized": True} | style
+    look: dict[str, Any] = {
+        "shading": "nearest",
+        "zorder": -1,
+        "rasterized": True,
+    } | style
     cmap = ListedColormap([*shades, to_rgb(UNDECIDED)])
     square = image.reshape(points, points)
     ax.pcolormesh(xs, vs, square, cmap=cmap, vmin=-0.5, vmax=len(used) + 0.5, **look)
@@ -110,7 +114,7 @@ def basins(
         name = f"none by t = {t1:g}"
         ax.plot([], [], marker="s", color=UNDECIDED, label=name, **swatch)
     ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
-    return legend(ax, loc="best")
+    return key(ax)
 
 
 def manifolds(
@@ -174,7 +178,7 @@ def manifolds(
                 named.add(kind)
     mark(ax, saddles, {})
     ax.set(xlim=xlim, ylim=vlim, xlabel="position x", ylabel="velocity v")
-    return legend(ax, loc="best")
+    return key(ax)
 
 
 def trap(plane: Plane, point: FixedPoint, xlim: Interval, vlim: Interval) -> Array:

@@ -148,11 +148,18 @@ def fixed_points(
     if vlim is not None:
         ax.set(xlim=interval(xlim, "xlim"), ylim=vlim)
     ax.set(xlabel="position x", ylabel="velocity v")
-    return legend(ax, loc="best")
+    return key(ax)
+
+
+def key(ax: Axes) -> Axes:
+    """A legend: inside where it is small, else beside the axes, off the paths."""
+    many = len(ax.get_legend_handles_labels()[1]) > 3
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    return legend(ax, **(beside if many else {"loc": "best"}))
 
 
 def zeros(plane: Plane, low: float, high: float, points: int) -> list[float]:
-    """The zeros of a(x, 0): changes of sign without poles, and zeros that are touched."""
+    """The zeros of a(x, 0): changes of sign, poles left out, and touched zeros."""
     grid = np.linspace(low, high, resolution(points))
     values = plane(grid, np.zeros_like(grid))
     size = np.abs(values)
@@ -229,9 +236,10 @@ def mark(ax: Axes, found: Sequence[FixedPoint], style: dict[str, Any]) -> None:
     for kind, look in LOOKS.items():
         xs = [p.x for p in found if p.kind == kind]
         if xs:
+            name = None if kind in ax.get_legend_handles_labels()[1] else kind
             more: dict[str, Any] = {"markersize": 8, "linestyle": "", "zorder": 4}
             if "markerfacecolor" in look:
                 more["markeredgewidth"] = 1.8
             else:
                 more["markeredgecolor"] = "white"
-            ax.plot(xs, np.zeros(len(xs)), **{**look, **more, **style}, label=kind)
+            ax.plot(xs, np.zeros(len(xs)), **{**look, **more, **style}, label=name)

@@ -227,7 +227,7 @@ def match_time(value: Tensor, u: Tensor, time: float | Tensor) -> Tensor:
 
 def check_covered(forcing: object, t: Tensor) -> None:
     """Raise if samples end before the requested times do."""
-    if not isinstance(forcing, (Steps, Linear, Cubic)):
+    if not isinstance(forcing, (Steps, Linear, Cubic)) or not t.numel():
         return
     knots, t = forcing.t.detach(), t.detach().to(forcing.t.device)
     eps = max(torch.finfo(t.dtype).eps, torch.finfo(knots.dtype).eps)

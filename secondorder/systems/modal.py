@@ -81,4 +81,5 @@ class ModalForce(nn.Module):
 
     def forward(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
         """Return the modal force, shape ``(..., d)`` like ``y``."""
-        return self.force(t, from_modal(self.modes, y), *args) @ self.modes
+        force = self.force(t, from_modal(self.modes, y), *args)
+        return force.to(y.dtype) @ self.modes  # a forcing may be wider

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from problems import gradients, noise, worst
+from problems import gradients, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
@@ -182,3 +182,18 @@ def test_an_overflowing_sample_hides_no_other():
         assert out[1:].isfinite().all()
         with pytest.raises(RuntimeError, match="could not be reconstructed"):
             out[1:].sum().backward()
+
+
+def test_units_that_differ_cost_two_bytes_an_element():
+    blocks, kept = [mlp(seed=n) for n in range(3)], []
+    for size in (torch.ones(4), torch.tensor([1.0, 1e4, 1e8, 1e-4])):
+        net, x = so.MomentumNet(blocks, 0.9), noise(64, 4) * size
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept[-1].append(t.nbytes) or t, lambda t: t
+        ):
+            kept.append([])
+            out = net(x.requires_grad_())
+        found = torch.autograd.grad(out.sum(), x)
+        plain = so.MomentumNet(blocks, 0.9, "backprop")
+        assert worst(found, torch.autograd.grad(plain(x).sum(), x)) < 1e-5
+    assert sum(kept[1]) - sum(kept[0]) == 2 * 64 * 4 - 8

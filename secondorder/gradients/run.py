@@ -1,0 +1,359 @@
+"""A plan on the grid, forward and back: what both passes of the reversible route share.
+
+    Run.forward    the tape from its start to its end; leaves a Trace
+    Run.rewind     the tape from its end to its start; feeds Cotangents on the way
+
+``reversible.py`` makes one node of the caller's graph of the two.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from ..checks import Number
+from ..monitor import untracked_leaf
+from ..plan.moves import Kick, Plan, Record, force, untimed
+from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
+from .cotangents import Cotangents, Graph, detached, differentiable
+from .fixed_point import fingerprint, power_above, unit_of
+from .integers import Integers, Packed
+from .replay import (
+    RandomStates,
+    Weights,
+    autocast_again,
+    autocast_state,
+    without_saved_tensor_hooks,
+)
+from .tape import KICK, RECORD, Step, compile_tape
+from .usable import BEYOND, UNFAITHFUL, check_usable
+
+Field = Callable[..., Tensor]
+
+COARSER = 2.0**9  # by how much units grow where int64 was left
+SMALL = 2.0**-10  # where a start says little about what comes
+
+
+class Trace(NamedTuple):
+    """What the forward pass leaves behind: all that the way back needs.
+
+    Attributes
+    ----------
+    unit : Tensor
+        The power of two that the integers are counted in, 0-d, or the exponents of one
+        per element.
+    begin : Tensor
+        Fingerprint of the integers at the start.
+    end : Packed
+        The integers at the end, and the bytes that damping pushed out.
+    random : dict of int to list of Tensor
+        States of the generators before each force that drew from them, by move.
+    arguments : list of Tensor
+        The tensors among the further arguments, detached.
+    """
+
+    unit: Tensor
+    begin: Tensor
+    end: Packed
+    random: dict[int, list[Tensor]]
+    arguments: list[Tensor]
+
+
+class Run:
+    """One solve on the grid: what its forward and its backward pass share.
+
+    Parameters
+    ----------
+    plan, field, args, scale, keep
+        As in ``so.reversible``.
+    x : Tensor
+        The position, for its dtype and device.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        field: Field,
+        args: Sequence[Any],
+        x: Tensor,
+        scale: Number | None = None,
+        keep: int = 0,
+    ) -> None:
+        self.plan = plan
+        self.tracked = torch.is_grad_enabled()
+        self.arguments = Arguments(args)
+        self.weights = Weights(field)
+        numbers = {id(n): n for move in untimed(plan) for n in differentiable(move)}
+        self.numbers = list(numbers.values())
+        self.inputs = (*self.weights.originals, *self.arguments.tensors, *self.numbers)
+        check_usable(x, self.inputs, self.weights.modules)
+        self.versions = [version(i) for i in self.inputs]
+        self.tape = compile_tape(plan, x.dtype, x.device)
+        self.scale = scale
+        self.autocast = autocast_state(x.device)
+        # Graphs of the last forces, by move, and the leaves they hang on.
+        replicable = not (self.weights.rigid or self.weights.hidden)
+        self.keep = keep if self.tracked and replicable else 0
+        self.kept: dict[int, Graph] = {}
+        self.leaves: Leaves | None = None
+        self.guard = Guard()
+
+    def forward(
+        self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Trace]:
+        """Run the tape; return recorded positions and velocities, and the trace."""
+        unit = self.unit(x, v)
+        grid = self.tape.grid
+        if unit.ndim > 0:  # finer units for some within the range of the others
+            grid = replace(grid, dtype=torch.int64)
+        if grid.dtype != torch.int64:
+            # Floats beyond their range only lose exactness, and the way back says so.
+            return self.attempt(
+                Integers.load(grid, self.tape.parts, x, v, unit), arguments
+            )
+        # Integers wrap.  What grew too much is measured once more, first by the largest
+        # of all, then coarser than that, as long as its start is still resolved.
+        top, noted = unit.max(), (RandomStates(x.device), self.weights.noted())
+        for coarser in (top, top * COARSER, None):
+            state = Integers.load(grid, self.tape.parts, x, v, unit)
+            outputs, trace = self.attempt(state, arguments)
+            left, poison = cast(Tensor, state.left), cast(Tensor, state.poison)
+            if coarser is None:
+                left = left & (poison == 0)  # what is NaN anyway is no failure
+            if not bool(left.any()):
+                return outputs, trace
+            self.kept.clear()
+            for things in noted:
+                things.undo()
+            if coarser is not None:
+                unit = torch.where(left, torch.maximum(coarser, unit), unit)
+        raise RuntimeError(BEYOND.format(size=top.item()))
+
+    def unit(self, x: Tensor, v: Tensor) -> Tensor:
+        """What the state is measured in: chosen once, by how it starts."""
+        if self.scale is not None:
+            size = torch.as_tensor(self.scale, dtype=torch.float64).detach()
+            unit = power_above(size, x.dtype == torch.float64)
+            return unit.cpu() if unit.ndim == 0 else unit.to(x.device).expand(x.shape)
+        reach = self.tape.reach
+        size = torch.maximum(x.detach().abs(), reach * v.detach().abs()).double()
+        if size.numel() and bool(size.max() < SMALL):
+            # From rest at the origin: the first force says what is large.
+            value = self.first_force(x, v)
+            if value is not None:
+                size = torch.maximum(
+                    size, reach * self.tape.push * value.double().abs()
+                )
+        return unit_of(size, x.dtype == torch.float64)
+
+    def first_force(self, x: Tensor, v: Tensor) -> Tensor | None:
+        """The force at the start, evaluated without a trace, where there is one."""
+        kicks = (move for move in self.plan if isinstance(move, Kick))
+        kick = next(kicks, None)
+        if kick is None or self.weights.rigid or self.weights.hidden:
+            return None
+        generators = RandomStates(x.device)
+        with torch.no_grad():
+            seen = v.detach() if kick.velocity_copy else None
+            field = self.weights.replica()
+            value = force(field, kick, x.detach(), seen, self.arguments.args)
+        generators.undo()
+        return value
+
+    def attempt(
+        self, state: Integers, arguments: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Trace]:
+        """Run the tape from a state on the grid."""
+        hashes = fingerprint(state.x, *state.velocities)
+        leaves = self.new_leaves(arguments)
+        generators = RandomStates(state.x.device)
+        rolls, random = generators.now(), {}
+        last = self.last_forces()
+        lasting = set(last)
+        known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
+        known |= {id(p) for p in self.weights.originals}
+        outputs: list[Tensor] = []
+        value = state.x
+        with self.undisturbed(), ExitStack() as unseen:
+            if self.tracked:
+                unseen.enter_context(without_saved_tensor_hooks())
+            field, before = self.weights.field, contents_of(leaves.args)
+            since = node_number() if self.tracked else 0
+            for step in self.tape.steps:
+                move = self.plan[step.index]
+                if step.code == KICK and isinstance(move, Kick):
+                    if step.origin == step.index:
+                        if last and step.index == last[0]:
+                            unseen.close()  # graphs that stay are counted
+                            self.leaves = leaves
+                            self.weights.make_aliases()
+                            field = self.weights.replica(share_buffers=True)
+                            known |= {id(p) for p in self.weights.aliases}
+                        graph = self.evaluate(field, state, step, leaves)
+                        value = graph[0].detach()
+                        if self.tracked:
+                            self.refuse_untracked(graph, known, since)
+                            for leaf in graph[1:]:
+                                leaf.register_hook(self.guard)
+                        was, (rolls, drew) = rolls, generators.changed_since(rolls)
+                        if drew:
+                            random[step.index] = was
+                        if step.index in lasting:
+                            self.kept[step.index] = graph
+                    state.kick(step, move.velocity_copy, value, 1)
+                elif step.code == RECORD and isinstance(move, Record):
+                    outputs.append(state.position())
+                    outputs.append(detached(move.scale) * state.velocity(step.read))
+                else:
+                    state.move(step, 1)
+            self.weights.carry_back()
+            if self.tracked and contents_of(leaves.args) != before:
+                raise RuntimeError(CHANGED)
+        # A sample that overflows reverses to nonsense and needs no alarm: its gradients
+        # are NaN, as with backprop.  The others are still compared.
+        begin = (hashes * state.finite()).sum(1)
+        unit = torch.as_tensor(state.unit, dtype=torch.float64)
+        if unit.ndim > 0:  # two bytes an element rather than eight
+            unit = unit.log2().to(torch.int16)
+        trace = Trace(unit, begin, state.packed(), random, list(arguments))
+        return outputs, trace
+
+    def rewind(
+        self, trace: Trace, cotangents: Cotangents | None = None
+    ) -> tuple[Integers, Leaves]:
+        """Undo the tape from its end; return the state, checked against the start."""
+        grid = replace(self.tape.grid, dtype=trace.end.x.dtype)
+        state = Integers.unpacked(grid, trace.unit, trace.end)
+        alive = state.finite()
+        generators = RandomStates(state.x.device)
+        leaves = self.leaves if self.kept and self.leaves else None
+        if leaves is None:
+            leaves = self.new_leaves(trace.arguments)
+            self.weights.make_aliases()
+        precision = autocast_again(self.autocast)
+        graph: Graph | None = None
+        # With all graphs at hand, and no number that multiplied a state, gradients need
+        # no state, and nothing is evaluated that could differ.
+        forces = [s.index for s in self.tape.steps if s.origin == s.index >= 0]
+        whole = cotangents is not None and not self.numbers
+        whole = whole and bool(forces) and all(n in self.kept for n in forces)
+        with ExitStack() as stack:
+            stack.callback(generators.restore, generators.now())
+            stack.enter_context(self.weights.in_place())
+            stack.enter_context(self.undisturbed())
+            if self.tracked:
+                stack.enter_context(without_saved_tensor_hooks())
+            field = self.weights.replica()
+            for step in reversed(self.tape.steps):
+                move = self.plan[step.index]
+                if step.code == KICK and isinstance(move, Kick):
+                    if graph is None:
+                        graph = self.kept.pop(step.origin, None)
+                    if graph is None:
+                        if step.origin in trace.random:
+                            generators.restore(trace.random[step.origin])
+                        with precision:
+                            graph = self.evaluate(field, state, step, leaves)
+                    if not whole:
+                        state.kick(step, move.velocity_copy, graph[0].detach(), -1)
+                    if cotangents:
+                        cotangents.kick(move, graph[0])
+                    if step.origin == step.index:
+                        if cotangents:
+                            self.guard.ours = True
+                            cotangents.pull(graph, move)
+                            self.guard.ours = False
+                        graph = None
+                else:
+                    if not whole:
+                        state.move(step, -1)
+                    if cotangents and step.index >= 0:
+                        cotangents.move(move, state, step)
+        if whole:
+            return state, leaves
+        now = (fingerprint(state.x, *state.velocities) * alive).sum(1)
+        # A NaN that has spread on the way back (through BatchNorm, say) is in all
+        # gradients, and tells nothing.
+        spread = (alive & ~state.finite()).any()
+        if bool(((now != trace.begin).any() & ~spread).item()):
+            raise RuntimeError(UNFAITHFUL)
+        return state, leaves
+
+    def gradients(self, trace: Trace, cotangents: Cotangents) -> list[Tensor | None]:
+        """Rewind, and return the gradients of ``inputs``."""
+        try:
+            _, leaves = self.rewind(trace, cotangents)
+        finally:
+            found = self.weights.take_gradients()
+            self.leaves = None
+        found += [leaf.grad for leaf in leaves.arguments]
+        for number in self.numbers:
+            both = cotangents.numbers.get(id(number)), leaves.own(number).grad
+            parts = [p.to(number) for p in both if p is not None]
+            found.append(sum(parts[1:], parts[0]) if parts else None)
+        return found
+
+    def new_leaves(self, arguments: Iterable[Tensor]) -> Leaves:
+        """Leaves of our own in place of what wants a gradient."""
+        return Leaves(self.arguments, arguments, self.numbers, self.tracked)
+
+    def last_forces(self) -> list[int]:
+        """The moves of the last ``keep`` forces."""
+        steps = self.tape.steps
+        forces = [s.index for s in steps if s.code == KICK and s.origin == s.index]
+        return forces[max(0, len(forces) - self.keep) :] if self.keep else []
+
+    def undisturbed(self) -> ExitStack:
+        """Context of both passes: the same kernels, no other pass in between."""
+        stack = ExitStack()
+        # Gradient mode also in the forward pass, though its graphs are dropped: without
+        # it other kernels run, whose last bits differ.
+        stack.enter_context(torch.set_grad_enabled(self.tracked))
+        stack.enter_context(self.weights.undisturbed())
+        return stack
+
+    def evaluate(
+        self, field: Field, state: Integers, step: Step, leaves: Leaves
+    ) -> Graph:
+        """The force of a kick, followed by the leaves x (and v) of its graph."""
+        move = cast(Kick, self.plan[step.origin])
+        seen = [state.position()]
+        if move.velocity_copy:
+            other = state.other(step, move.velocity_copy)
+            seen.append(state.number(other, step.read[0]))
+        for leaf in seen:
+            leaf.requires_grad_(self.tracked)
+        if leaves.numbers:
+            time, inner = leaves.own(move.time), leaves.own(move.inner)
+            move = move._replace(time=time, inner=inner)
+        velocity = seen[1] if move.velocity_copy else None
+        return force(field, move, seen[0], velocity, leaves.args), *seen
+
+    def refuse_untracked(self, graph: Graph, known: set[int], since: int) -> None:
+        """Raise if a force depends on a tensor that would get no gradient."""
+        roots = (*graph[1:], *self.weights.inner)
+        stranger = untracked_leaf(graph[0], known, roots, since)
+        if stranger is not None:
+            raise ValueError(
+                f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
+                "requires a gradient but is none of its parameters or arguments, so "
+                "reversal would lose that gradient; make it a parameter of the field "
+                "(an nn.Module instead of a closure), pass it as an argument, or use "
+                'gradient="backprop"'
+            )
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was modified in place; inference tensors do not say."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def node_number() -> int:
+    """The sequence number of a graph node that is made now."""
+    with torch.enable_grad():
+        leaf = torch.zeros((), requires_grad=True)
+        node: Any = leaf.view(()).grad_fn
+    return node._sequence_nr()
