@@ -31,7 +31,6 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .motion import phase_portrait as phase_portrait
     from .motion import plane as plane
     from .motion import trajectories as trajectories
-    from .motion import vector_field as vector_field
     from .portrait import basins as basins
     from .portrait import manifolds as manifolds
     from .rest import find_fixed_points as find_fixed_points
@@ -39,13 +38,14 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .targets import representable_probability as representable_probability
     from .targets import spectrum as spectrum
     from .targets import training_curves as training_curves
+    from .vectors import vector_field as vector_field
 
 # Loaded at first use: matplotlib takes longer to import than the rest of the package.
 PARTS = {
     "trajectories": "motion",
     "phase_portrait": "motion",
     "plane": "motion",
-    "vector_field": "motion",
+    "vector_field": "vectors",
     "response_curve": "linear",
     "threshold_curve": "linear",
     "spectrum": "targets",

@@ -13,8 +13,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.typing import ColorType
 
-from .motion import Interval, interval, resolution, start_colors
 from .motion import paths as draw_paths
+from .motion import start_colors
 from .states import Solved, choose, is_solved, samples, split, subscript
 from .states import times as times_of
 from .style import (
@@ -29,6 +29,7 @@ from .style import (
     with_gaps,
 )
 from .style import axes as axes_or_new
+from .vectors import Interval, interval, resolution
 
 Function = Callable[..., Any]
 

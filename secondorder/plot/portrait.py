@@ -15,11 +15,11 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import solve_continuous_lyapunov
 
 from .field import Plane, autonomous, rk4
-from .motion import Interval, interval, resolution
 from .rest import LOOKS, FixedPoint, find_fixed_points, key, mark
 from .states import System
 from .style import BAD, COLORS, GOOD, Array, line_properties
 from .style import axes as axes_or_new
+from .vectors import Interval, interval, resolution
 
 UNDECIDED = "0.82"
 

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from scipy.optimize import brentq, minimize_scalar
 
 from .field import Plane
-from .motion import Interval, interval, resolution
 from .states import System
 from .style import COLORS, legend, line_properties
 from .style import axes as axes_or_new
+from .vectors import Interval, interval, resolution
 
 # Filled where paths arrive, open where they leave, crossed where they do both.
 LOOKS: dict[str, dict[str, Any]] = {
