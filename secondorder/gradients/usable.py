@@ -43,6 +43,12 @@ def check_usable(
             '`gradient="reversible"` cannot be traced or exported; use '
             'gradient="backprop" for the exported model'
         )
+    if torch.is_grad_enabled() and any(type(t).__name__ == "DTensor" for t in inputs):
+        raise RuntimeError(
+            '`gradient="reversible"` cannot gather the weights of blocks that are '
+            "sharded one by one; call fully_shard on the whole network only, or use "
+            'gradient="backprop"'
+        )
     if forward_ad._current_level >= 0:
         duals = (forward_ad.unpack_dual(t).tangent for t in (x, *inputs))
         if any(tangent is not None for tangent in duals):
