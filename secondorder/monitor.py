@@ -4,6 +4,7 @@ Because the field is the one thing that every method and every gradient calls, w
 watched there works for all of them.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,31 @@ import torch
 from torch import Tensor, nn
 
 
-class MonitoredField(nn.Module):
+def owner_of(field: Any) -> nn.Module | None:
+    """The module that a field is, or belongs to."""
+    while isinstance(field, functools.partial):
+        field = field.func
+    owner = getattr(field, "__self__", field)
+    return owner if isinstance(owner, nn.Module) else None
+
+
+class WrappedField(nn.Module):
+    """A field inside another, whose parameters are found through it.
+
+    Parameters
+    ----------
+    field : callable
+    """
+
+    def __init__(self, field: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.field = field
+        # Of a bound method and of a partial, the module is not found by itself.
+        owner = owner_of(field)
+        self.owner = None if owner is field else owner
+
+
+class MonitoredField(WrappedField):
     """A field that reports how it is used.
 
     Parameters
@@ -38,11 +63,8 @@ class MonitoredField(nn.Module):
         locate: Callable[[Tensor], str] | None = None,
         bar: Any = None,
     ) -> None:
-        super().__init__()
-        self.field, self.check_finite = field, check_finite
-        # The module of a bound method: its parameters are found through this one.
-        owner = getattr(field, "__self__", None)
-        self.owner = owner if isinstance(owner, nn.Module) else None
+        super().__init__(field)
+        self.check_finite = check_finite
         self.locate, self.bar, self.evaluations = locate, bar, 0
 
     def forward(self, time: Tensor, x: Tensor, *args: Any) -> Tensor:

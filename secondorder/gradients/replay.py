@@ -17,7 +17,7 @@ same random numbers, the same precision and the same buffers:
 import functools
 import threading
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -108,10 +108,7 @@ class Weights:
                 for name, child in module._modules.items()
             }
             if not share_buffers:
-                table["_buffers"] = {
-                    name: None if buffer is None else buffer.clone()
-                    for name, buffer in module._buffers.items()
-                }
+                table["_buffers"] = copied(module._buffers)
             for name, value in table.items() if may_refer(module) else ():
                 if isinstance(value, (types.MethodType, functools.partial)):
                     table[name] = rebind(value, clones)
@@ -145,10 +142,7 @@ class Weights:
                 vars(module)["_parameters"] = {
                     name: stand_ins.get(id(p), p) for name, p in parameters.items()
                 }
-                vars(module)["_buffers"] = {
-                    name: None if b is None else b.clone()
-                    for name, b in buffers.items()
-                }
+                vars(module)["_buffers"] = copied(buffers)
             try:
                 yield
             finally:
@@ -190,6 +184,11 @@ def rebind(field: Any, clones: dict[int, nn.Module]) -> Field:
     return clones.get(id(field), field)
 
 
+def copied(buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """A table of buffers with copies of them."""
+    return {name: None if b is None else b.clone() for name, b in buffers.items()}
+
+
 class ScratchBuffers:
     """A context, to be entered any number of times, in which buffers are copies."""
 
@@ -201,9 +200,7 @@ class ScratchBuffers:
         tables = [(m, m._buffers) for m in self.modules if m._buffers]
         self.saved.append(tables)
         for module, buffers in tables:
-            vars(module)["_buffers"] = {
-                name: None if b is None else b.clone() for name, b in buffers.items()
-            }
+            vars(module)["_buffers"] = copied(buffers)
 
     def __exit__(self, *error: Any) -> None:
         for module, buffers in self.saved.pop():

@@ -170,8 +170,8 @@ class Run:
         hashes = fingerprint(state.x, *state.velocities)
         leaves = self.new_leaves(arguments)
         generators = RandomStates(state.x.device)
-        rolls, random = generators.now(), {}
-        last = self.last_forces()
+        rolls, random = generators.first, {}
+        moves, last = untimed(self.plan), self.last_forces()
         lasting = set(last)
         known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
         known |= {id(p) for p in self.weights.originals}
@@ -183,7 +183,7 @@ class Run:
             field, before = self.weights.field, contents_of(leaves.args)
             since = node_number() if self.tracked else 0
             for step in self.tape.steps:
-                move = self.plan[step.index]
+                move = moves[step.index]
                 if step.code == KICK and isinstance(move, Kick):
                     if step.origin == step.index:
                         if last and step.index == last[0]:
@@ -237,18 +237,18 @@ class Run:
         graph: Graph | None = None
         # With all graphs at hand, and no number that multiplied a state, gradients need
         # no state, and nothing is evaluated that could differ.
-        forces = [s.index for s in self.tape.steps if s.origin == s.index >= 0]
-        whole = cotangents is not None and not self.numbers
-        whole = whole and bool(forces) and all(n in self.kept for n in forces)
+        whole = bool(self.kept) and cotangents is not None and not self.numbers
+        whole = whole and len(self.kept) == len(self.forces())
+        moves = untimed(self.plan)
         with ExitStack() as stack:
-            stack.callback(generators.restore, generators.now())
+            stack.callback(generators.undo)
             stack.enter_context(self.weights.in_place())
             stack.enter_context(self.undisturbed())
             if self.tracked:
                 stack.enter_context(without_saved_tensor_hooks())
             field = self.weights.replica()
             for step in reversed(self.tape.steps):
-                move = self.plan[step.index]
+                move = moves[step.index]
                 if step.code == KICK and isinstance(move, Kick):
                     if graph is None:
                         graph = self.kept.pop(step.origin, None)
@@ -300,11 +300,14 @@ class Run:
         """Leaves of our own in place of what wants a gradient."""
         return Leaves(self.arguments, arguments, self.numbers, self.tracked)
 
+    def forces(self) -> list[int]:
+        """The moves that evaluate a force."""
+        moves = enumerate(untimed(self.plan))
+        return [i for i, move in moves if isinstance(move, Kick) and move.fresh]
+
     def last_forces(self) -> list[int]:
         """The moves of the last ``keep`` forces."""
-        steps = self.tape.steps
-        forces = [s.index for s in steps if s.code == KICK and s.origin == s.index]
-        return forces[max(0, len(forces) - self.keep) :] if self.keep else []
+        return self.forces()[-self.keep :] if self.keep else []
 
     def undisturbed(self) -> ExitStack:
         """Context of both passes: the same kernels, no other pass in between."""

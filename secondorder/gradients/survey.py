@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..monitor import WrappedField, owner_of
+
 Field = Callable[..., Tensor]
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
 
@@ -26,14 +28,6 @@ def modules_of(field: Any) -> list[nn.Module]:
             found[id(module)] = module
             todo += module._modules.values()
     return list(found.values())
-
-
-def owner_of(field: Any) -> nn.Module | None:
-    """The module that a field is, or belongs to."""
-    while isinstance(field, functools.partial):
-        field = field.func
-    owner = getattr(field, "__self__", field)
-    return owner if isinstance(owner, nn.Module) else None
 
 
 def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
@@ -98,14 +92,8 @@ class Survey(NamedTuple):
         return cls(modules, hidden, any(mark is True for mark in marks))
 
 
-class Copying(nn.Module):
+class Copying(WrappedField):
     """A field that is given copies of the state, since it writes into its input."""
-
-    def __init__(self, field: Field) -> None:
-        super().__init__()
-        self.field = field
-        # The module of a bound method: its parameters are found through this one.
-        self.owner = owner_of(field)
 
     def forward(self, time: Any, x: Tensor, *args: Any) -> Tensor:
         """Evaluate the field."""

@@ -39,6 +39,7 @@ from .step_size import (
 from .tables import SPLITTINGS
 
 State = tuple[Tensor, Tensor]
+BLANES_MOAN4 = next(m for m in SPLITTINGS if m.name == "blanes_moan4")
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class Embedded(Adaptive):
         d_i, kick by kick.
     """
 
-    table: Splitting = SPLITTINGS[3]
+    table: Splitting = BLANES_MOAN4
     weights: tuple[float, ...] = ()
 
     @property
@@ -365,6 +366,6 @@ ADAPTIVE_SPLITTING = Embedded(
     order=4,
     companion=3,
     weights=(*_HALF, 0.0, *(-d for d in reversed(_HALF))),
-    damping_limit=SPLITTINGS[3].damping_limit,
+    damping_limit=BLANES_MOAN4.damping_limit,
     summary="reversible: every gradient route replays the accepted steps",
 )

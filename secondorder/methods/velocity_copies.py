@@ -16,14 +16,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..monitor import WrappedField
 from ..plan.moves import Kick, Plan
 
 FARTHEST = 0.2  # of the largest velocity
 
 
-class VelocityCopies(nn.Module):
+class VelocityCopies(WrappedField):
     """A field that notes how far apart the velocities are that it is called with.
 
     Parameters
@@ -35,11 +36,7 @@ class VelocityCopies(nn.Module):
     """
 
     def __init__(self, field: Callable[..., Tensor], plan: Plan) -> None:
-        super().__init__()
-        self.field = field
-        # The module of a bound method: its parameters are found through this one.
-        owner = getattr(field, "__self__", None)
-        self.owner = owner if isinstance(owner, nn.Module) else None
+        super().__init__(field)
         self.weights = weights_before(plan)
         self.notes = Notes()  # shared by the replicas that gradients make
 
