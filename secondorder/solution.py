@@ -124,7 +124,26 @@ class DenseOutput:
         return x + h * v + h * h / 2 * a, v + h * a
 
 
-class Solution:
+class Pair:
+    """Something with a position and a velocity, which unpacks to these two."""
+
+    x: Tensor
+    v: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Unpack to position and velocity."""
+        return iter((self.x, self.v))
+
+    def __len__(self) -> int:
+        """Two: position and velocity."""
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Position (0) or velocity (1), as from a tuple."""
+        return (self.x, self.v)[index]
+
+
+class Solution(Pair):
     """The solution of a second-order ODE; unpacks to ``x, v``.
 
     Attributes
@@ -158,18 +177,6 @@ class Solution:
     ) -> None:
         self.t, self.x, self.v, self.stats = t, x, v, stats
         self.dense, self.event = dense, event
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Unpack to positions and velocities."""
-        return iter((self.x, self.v))
-
-    def __len__(self) -> int:
-        """Two: positions and velocities."""
-        return 2
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Positions (0) or velocities (1), as from a tuple."""
-        return (self.x, self.v)[index]
 
     def __repr__(self) -> str:
         """Show times, shape and cost."""

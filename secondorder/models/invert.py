@@ -7,7 +7,7 @@ from a plain pair (x, v).
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -20,6 +20,7 @@ from ..gradients.reversible import start as start_run
 from ..gradients.run import Run, Trace
 from ..gradients.tape import host_weights
 from ..plan.moves import Plan, Record, log_determinant, reverse, walk
+from ..solution import Pair
 
 Field = Callable[..., Tensor]
 
@@ -32,7 +33,7 @@ class Context(NamedTuple):
     autocast: tuple[str, torch.dtype, bool] | None
 
 
-class State:
+class State(Pair):
     """The end of a run, with the bits that damping pushed out of it.
 
     It holds data and no model: it can be saved, also for ``torch.load(...,
@@ -59,18 +60,6 @@ class State:
     ) -> None:
         self.x, self.v, self.trace = x, v, trace
         self.rounded, self.context = rounded, context
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Unpack to position and velocity."""
-        return iter((self.x, self.v))
-
-    def __len__(self) -> int:
-        """Two: position and velocity."""
-        return 2
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Position (0) or velocity (1), as from a tuple."""
-        return (self.x, self.v)[index]
 
     @property
     def nbytes(self) -> int:

@@ -134,7 +134,6 @@ def momentum_plan(
     layers: int,
     marks: Sequence[int] = (),
     rule: str = "momentum",
-    first: int = 0,
 ) -> Plan:
     """The plan of a Momentum ResNet, with x ← x + v after each of
 
@@ -153,8 +152,6 @@ def momentum_plan(
     marks : sequence of int
         Record the state after so many layers.
     rule : {"momentum", "unnormalised"}
-    first : int, default 0
-        Number of the first layer; the list of γ is that of all layers.
 
     Returns
     -------
@@ -162,17 +159,17 @@ def momentum_plan(
         Three moves a layer, and the records.
     """
     if not isinstance(gamma, (list, tuple)):
-        gamma = [cast(Number, gamma)] * (first + layers)
+        gamma = [cast(Number, gamma)] * layers
     each: Sequence[Number] = gamma
     # One move for one γ, whatever number of layers it belongs to.
-    known = {id(g): g for g in each[first : first + layers]}
+    known = {id(g): g for g in each[:layers]}
     for g in known.values():
         checks.momentum(g, rule)
     damps = {key: Damp(g) for key, g in known.items()}
     rests = {k: 1.0 if rule == "unnormalised" else 1 - g for k, g in known.items()}
     drift, record = Drift(1.0), Record()
     plan: list[Move] = []
-    for n in range(first, first + layers):
+    for n in range(layers):
         key = id(each[n])
         plan += [damps[key], Kick(rests[key], n), drift]
         if n + 1 in marks:
