@@ -17,7 +17,7 @@ import torch
 import torchdiffeq
 from torch import Tensor, nn
 
-from ..monitor import untracked_leaf
+from .usable import refuse_untracked
 
 State = tuple[Tensor, Tensor]
 
@@ -106,12 +106,5 @@ class WithoutClosures(nn.Module):
             leaves = [part.detach().requires_grad_() for part in (t, *state)]
             found = self.form(leaves[0], tuple(leaves[1:]))
         for part in found:
-            stranger = untracked_leaf(part, self.known, leaves)
-            if stranger is not None:
-                raise ValueError(
-                    f"`field` depends on a tensor of shape {tuple(stranger.shape)} "
-                    "that requires a gradient but is none of its parameters or "
-                    "arguments, so the adjoint would lose that gradient; make it a "
-                    'parameter of the field, or use gradient="backprop"'
-                )
+            refuse_untracked(part, "the adjoint", self.known, leaves)
         return tuple(part.detach() for part in found)

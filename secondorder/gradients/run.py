@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..checks import Number
-from ..monitor import untracked_leaf
 from ..plan.moves import Kick, Plan, Record, force, untimed
 from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
 from .cotangents import Cotangents, Graph, detached, differentiable
@@ -29,7 +28,7 @@ from .replay import (
     without_saved_tensor_hooks,
 )
 from .tape import KICK, RECORD, Step, compile_tape
-from .usable import BEYOND, UNFAITHFUL, check_usable
+from .usable import BEYOND, UNFAITHFUL, check_usable, refuse_untracked
 
 Field = Callable[..., Tensor]
 
@@ -195,7 +194,8 @@ class Run:
                         graph = self.evaluate(field, state, step, leaves)
                         value = graph[0].detach()
                         if self.tracked:
-                            self.refuse_untracked(graph, known, since)
+                            roots = (*graph[1:], *self.weights.inner)
+                            refuse_untracked(graph[0], "reversal", known, roots, since)
                             for leaf in graph[1:]:
                                 leaf.register_hook(self.guard)
                         was, (rolls, drew) = rolls, generators.changed_since(rolls)
@@ -334,19 +334,6 @@ class Run:
             move = move._replace(time=time, inner=inner)
         velocity = seen[1] if move.velocity_copy else None
         return force(field, move, seen[0], velocity, leaves.args), *seen
-
-    def refuse_untracked(self, graph: Graph, known: set[int], since: int) -> None:
-        """Raise if a force depends on a tensor that would get no gradient."""
-        roots = (*graph[1:], *self.weights.inner)
-        stranger = untracked_leaf(graph[0], known, roots, since)
-        if stranger is not None:
-            raise ValueError(
-                f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
-                "requires a gradient but is none of its parameters or arguments, so "
-                "reversal would lose that gradient; make it a parameter of the field "
-                "(an nn.Module instead of a closure), pass it as an argument, or use "
-                'gradient="backprop"'
-            )
 
 
 def version(tensor: Tensor) -> int:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from ..monitor import untracked_leaf
+
 UNFAITHFUL = (
     "the states could not be reconstructed: the reversed state is not the one that "
     "the forward pass started from, so no gradient is returned. Either the field gave "
@@ -22,6 +24,25 @@ BEYOND = (
     'size as so.reversible(scale=...), or use gradient="backprop" or "checkpoint", '
     "which need no grid"
 )
+
+
+def refuse_untracked(
+    value: Tensor,
+    loser: str,
+    known: set[int],
+    more: Iterable[Tensor] = (),
+    since: int | None = None,
+) -> None:
+    """Raise if a force depends on a tensor that ``loser`` would give no gradient."""
+    stranger = untracked_leaf(value, known, more, since)
+    if stranger is not None:
+        raise ValueError(
+            f"`field` depends on a tensor of shape {tuple(stranger.shape)} that "
+            "requires a gradient but is none of its parameters or arguments, so "
+            f"{loser} would lose that gradient; make it a parameter of the field (an "
+            "nn.Module instead of a closure), pass it as an argument, or use "
+            'gradient="backprop"'
+        )
 
 
 def check_usable(
