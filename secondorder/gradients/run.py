@@ -136,7 +136,15 @@ class Run:
         if self.scale is not None:
             size = torch.as_tensor(self.scale, dtype=torch.float64).detach()
             unit = power_above(size, x.dtype == torch.float64)
-            return unit.cpu() if unit.ndim == 0 else unit.to(x.device).expand(x.shape)
+            if unit.ndim == 0:
+                return unit.cpu()
+            try:
+                return unit.to(x.device).expand(x.shape)
+            except RuntimeError:
+                raise ValueError(
+                    f"`scale` of shape {tuple(unit.shape)} does not fit a state of "
+                    f"shape {tuple(x.shape)}; give a number, or one per coordinate"
+                ) from None
         reach = self.tape.reach
         size = torch.maximum(x.detach().abs(), reach * v.detach().abs()).double()
         if size.numel() and bool(size.max() < SMALL):

@@ -150,6 +150,13 @@ def test_a_scale_that_is_no_size_is_refused(scale):
         so.reversible(scale=scale)
 
 
+def test_a_scale_per_coordinate_has_to_fit_them():
+    net = so.MomentumNet([mlp()], 0.9, so.reversible(scale=torch.ones(4)))
+    net(noise(3, 4))
+    with pytest.raises(ValueError, match="`scale` of shape"):
+        so.MomentumNet([mlp()], 0.9, so.reversible(scale=torch.ones(5)))(noise(3, 4))
+
+
 def test_one_unit_where_sizes_are_alike_and_many_where_they_are_not():
     assert unit_of(noise(50, 4).abs()).item() in (2.0, 4.0)
     assert unit_of(torch.zeros(3, 2)).item() == 1
