@@ -45,7 +45,8 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
             raise TypeError(
                 f"`{name}` must be a float or a tensor, got {type(value).__name__}"
             ) from None
-    number = torch.as_tensor(value).detach()
+    number = value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+    number = number.detach()
     if not number.is_floating_point():
         raise TypeError(f"`{name}` must be real floating point, got {number.dtype}")
     fine = number >= 0 if zero else number > 0
@@ -153,7 +154,11 @@ def state(pair: Any) -> tuple[Tensor, Tensor]:
 
 def times(t: Any, x: Tensor) -> Tensor:
     """Return times as floating tensor on the state's device, or raise."""
-    t = t if isinstance(t, Tensor) else torch.as_tensor(t, dtype=torch.float64)
+    t = (
+        t
+        if isinstance(t, Tensor)
+        else torch.as_tensor(t, dtype=torch.float64, device="cpu")
+    )
     if not t.is_floating_point():
         raise TypeError(f"`t` must be floating point, got {t.dtype}; use t.double()")
     if t.ndim not in (1, 2) or t.shape[-1] == 0:
@@ -185,7 +190,7 @@ def times(t: Any, x: Tensor) -> Tensor:
 def start_time(t0: Any, x: Tensor, per_sample: bool) -> Tensor:
     """Return an initial time as float64 tensor, one per sample if asked for."""
     if not isinstance(t0, Tensor):
-        t0 = torch.as_tensor(t0, dtype=torch.float64)
+        t0 = torch.as_tensor(t0, dtype=torch.float64, device=x.device)
     if not t0.is_floating_point():
         raise TypeError(f"`t0` must be floating point, got {t0.dtype}")
     if per_sample and x.ndim == 0:

@@ -93,8 +93,17 @@ def cast(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def power(bits: Any) -> Any:
-    """2^bits for an int or an integer tensor."""
-    return torch.exp2(bits.double()) if isinstance(bits, Tensor) else 2.0**bits
+    """2^bits for an int, or exactly for an integer tensor, from -1022 to 1023."""
+    if not isinstance(bits, Tensor):
+        return 2.0**bits
+    # CUDA's exp2 and log2 may miss powers of two by an ulp: the bits of a float64 say
+    # its exponent exactly.
+    return ((bits.to(torch.int64) + 1023) << 52).view(torch.float64)
+
+
+def exponent(size: Tensor) -> Tensor:
+    """⌊log₂ size⌋ of positive float64 numbers, exactly."""
+    return (size.view(torch.int64) >> 52) - 1023
 
 
 def fixed_point_for(
@@ -150,7 +159,7 @@ def unit_of(size: Tensor, double: bool = True) -> Tensor:
     """
     size = torch.nan_to_num(size.detach().double(), 0.0, 0.0)
     if not size.numel():
-        return torch.ones((), dtype=torch.float64)
+        return torch.ones((), dtype=torch.float64, device="cpu")
     rows = size.flatten(1).amax(1) if size.ndim > 1 else size.amax().reshape(1)
     rows = rows.reshape(-1, *[1] * (size.ndim - 1))
     columns = size.reshape(-1, size.shape[-1]).amax(0) if size.ndim else size
@@ -160,9 +169,9 @@ def unit_of(size: Tensor, double: bool = True) -> Tensor:
         [size.max(), each.min()]
     ).tolist()  # one look at the device
     if top == 0:
-        return torch.ones((), dtype=torch.float64)
+        return torch.ones((), dtype=torch.float64, device="cpu")
     if least >= top * 2.0**-SPREAD:
-        return power_above(torch.tensor(top, dtype=torch.float64), double)
+        return power_above(torch.tensor(top, dtype=torch.float64, device="cpu"), double)
     return power_above(each.clamp(max=top), double).expand(size.shape).contiguous()
 
 
@@ -173,7 +182,10 @@ def nonzero(size: Tensor) -> Tensor:
 
 def power_above(size: Tensor, double: bool) -> Tensor:
     """The next power of two, within what products with it leave room for."""
-    return torch.exp2(size.log2().ceil().clamp(-900 if double else -100, 900))
+    size = size.double()
+    below = exponent(size).clamp(-1000, 1000)
+    above = below + (power(below) < size)
+    return power(above.clamp(-900 if double else -100, 900))
 
 
 def fingerprint(*integers: Tensor) -> Tensor:

@@ -182,4 +182,4 @@ def factor_of(unit: Tensor) -> Any:
     """A unit as a float, or as a tensor; of exponents, as a trace keeps them, too."""
     if unit.ndim == 0:
         return unit.item()
-    return torch.exp2(unit.double()) if unit.dtype == torch.int16 else unit
+    return power(unit) if unit.dtype == torch.int16 else unit

@@ -18,7 +18,7 @@ from ..checks import Number
 from ..plan.moves import Kick, Plan, Record, force, untimed
 from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
 from .cotangents import Cotangents, Graph, detached, differentiable
-from .fixed_point import fingerprint, power_above, unit_of
+from .fixed_point import exponent, fingerprint, power_above, unit_of
 from .integers import Integers, Packed
 from .replay import (
     RandomStates,
@@ -134,7 +134,10 @@ class Run:
     def unit(self, x: Tensor, v: Tensor) -> Tensor:
         """What the state is measured in: chosen once, by how it starts."""
         if self.scale is not None:
-            size = torch.as_tensor(self.scale, dtype=torch.float64).detach()
+            size = self.scale
+            if not isinstance(size, Tensor):
+                size = torch.as_tensor(size, dtype=torch.float64, device=x.device)
+            size = size.detach().double()
             unit = power_above(size, x.dtype == torch.float64)
             if unit.ndim == 0:
                 return unit.cpu()
@@ -223,9 +226,11 @@ class Run:
         # A sample that overflows reverses to nonsense and needs no alarm: its gradients
         # are NaN, as with backprop.  The others are still compared.
         begin = (hashes * state.finite()).sum(1)
-        unit = torch.as_tensor(state.unit, dtype=torch.float64)
+        unit = state.unit
+        if not isinstance(unit, Tensor):
+            unit = torch.tensor(unit, dtype=torch.float64, device="cpu")
         if unit.ndim > 0:  # two bytes an element rather than eight
-            unit = unit.log2().to(torch.int16)
+            unit = exponent(unit).to(torch.int16)
         trace = Trace(unit, begin, state.packed(), random, list(arguments))
         return outputs, trace
 
@@ -324,6 +329,9 @@ class Run:
         # it other kernels run, whose last bits differ.
         stack.enter_context(torch.set_grad_enabled(self.tracked))
         stack.enter_context(self.weights.undisturbed())
+        # Forces that differentiate inside (potentials) stay on this thread: others
+        # number their graph nodes by themselves, and CUDA has a thread of its own.
+        stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         return stack
 
     def evaluate(
@@ -352,6 +360,6 @@ def version(tensor: Tensor) -> int:
 def node_number() -> int:
     """The sequence number of a graph node that is made now."""
     with torch.enable_grad():
-        leaf = torch.zeros((), requires_grad=True)
+        leaf = torch.zeros((), device="cpu", requires_grad=True)
         node: Any = leaf.view(()).grad_fn
     return node._sequence_nr()

@@ -258,7 +258,12 @@ def changes_of_units(
         elif isinstance(move, Drift | Record):
             w = w * c
         elif move.units:
-            size = torch.as_tensor(w, dtype=torch.float64).abs().log2().ceil()
+            size = (
+                torch.as_tensor(w, dtype=torch.float64, device="cpu")
+                .abs()
+                .log2()
+                .ceil()
+            )
             power_of_two = torch.exp2(size.clamp(-900, 900))
             near = power_of_two if isinstance(w, Tensor) else power_of_two.item()
             units[i] = c = c * near

@@ -219,7 +219,8 @@ class Embedded(Adaptive):
         kicks = [w for flow, w in self.table.flows if flow == "B"]
         flights = [w for flow, w in self.table.flows if flow == "A"]
         b, d, a = (
-            torch.tensor(w, dtype=torch.float64) for w in (kicks, self.weights, flights)
+            torch.tensor(w, dtype=torch.float64, device="cpu")
+            for w in (kicks, self.weights, flights)
         )
         nodes = torch.cat([b.new_zeros(1), a.cumsum(0)[:-1], b.new_ones(1)])
 
@@ -289,7 +290,11 @@ def derivative(
 ) -> State:
     """(v, a) with a = (f − c v)/m, from the force where it is known."""
     x, v = state
-    value = pull(time_of(torch.as_tensor(time), x), x) if first is None else first
+    value = (
+        pull(time_of(torch.as_tensor(time, device=x.device), x), x)
+        if first is None
+        else first
+    )
     return v, core.acceleration(value, v).to(v.dtype)
 
 

@@ -151,14 +151,17 @@ def nystrom_step(
     inverse_mass = (
         1 / mass if not isinstance(mass, torch.Tensor) else (1 / mass).to(like)
     )
-    nodes = torch.tensor(table.nodes, dtype=torch.float64)
-    b = torch.tensor(table.weights, dtype=torch.float64)
-    d = b - torch.tensor(table.companion, dtype=torch.float64)
-    stages = [torch.tensor(row, dtype=torch.float64).to(like) for row in table.stages]
+    nodes = torch.tensor(table.nodes, dtype=torch.float64, device="cpu")
+    b = torch.tensor(table.weights, dtype=torch.float64, device="cpu")
+    d = b - torch.tensor(table.companion, dtype=torch.float64, device="cpu")
+    stages = [
+        torch.tensor(row, dtype=torch.float64, device="cpu").to(like)
+        for row in table.stages
+    ]
     if table.shares_last:
         stages.append((b * (1 - nodes))[:-1].to(like))
     ends, errors = (torch.stack([w * (1 - nodes), w]).to(like) for w in (b, d))
-    check = torch.tensor(table.check, dtype=torch.float64).to(like)
+    check = torch.tensor(table.check, dtype=torch.float64, device="cpu").to(like)
 
     def growth(h: Tensor) -> Sequence[Any]:
         passed = h * nodes

@@ -152,8 +152,8 @@ def interval(t: Tensor, i: int, begin: float, end: float) -> tuple[Tensor, Tenso
 
 def node_times(t: Tensor, nodes: Nodes) -> Tensor:
     """The times of nodes, a float64 tensor that knows where t came from."""
-    place = torch.tensor([i for i, _ in nodes])
-    part = torch.tensor([f for _, f in nodes], dtype=torch.float64)
+    place = torch.tensor([i for i, _ in nodes], device=t.device)
+    part = torch.tensor([f for _, f in nodes], dtype=torch.float64, device=t.device)
     after = (place + 1).clamp(max=len(t) - 1)
     return t[place] + part * (t[after] - t[place])
 

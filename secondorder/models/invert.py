@@ -154,7 +154,8 @@ def digest(plan: Plan) -> list[float]:
     """A few numbers that tell plans apart: how many moves, and their weights."""
     total, folded = 0.0, 0.0
     for i, weight in enumerate(host_weights(plan)):
-        number = float(torch.as_tensor(weight).double().sum())
+        whole = isinstance(weight, Tensor)
+        number = weight.double().sum().item() if whole else float(weight)
         total, folded = total + number, folded + number * math.sin(i + 1.0)
     return [float(len(plan)), total, folded]
 

@@ -380,7 +380,7 @@ def any_zero(gamma: Any) -> bool:
     """Whether a γ, of a layer or of a coordinate, is 0."""
     if isinstance(gamma, tuple):
         return any(any_zero(g) for g in gamma)
-    return bool((torch.as_tensor(gamma) == 0).any())
+    return bool((torch.as_tensor(gamma, device="cpu") == 0).any())
 
 
 class Function(nn.Module):

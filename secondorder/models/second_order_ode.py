@@ -102,7 +102,7 @@ class SecondOrderODE(WithNumbers):
             del self.gamma
             register_number(self, "gamma", gamma)
             self.dynamics()  # γ = 0 has no ε under the exponential rule
-        x = torch.zeros(1)
+        x = torch.zeros(1, device="cpu")
         problem = Problem(self.system, x, x, self.times(x, 1))
         with torch.no_grad():
             check_fit(self.method, self.gradient, problem)
@@ -158,10 +158,8 @@ class SecondOrderODE(WithNumbers):
     def times(self, x: Tensor, intervals: int) -> Tensor:
         """The ends of so many intervals from 0 to t1."""
         if isinstance(self.t1, Tensor):
-            part = torch.linspace(0, 1, intervals + 1, dtype=torch.float64)
-            return part.to(x.device) * self.t1
-        times = torch.linspace(0, self.t1, intervals + 1, dtype=torch.float64)
-        return times.to(x.device)
+            return equally_spaced(1.0, intervals).to(x.device) * self.t1
+        return equally_spaced(self.t1, intervals).to(x.device)
 
     @property
     def momentum(self) -> Number | None:
@@ -217,3 +215,8 @@ def set_velocity(model: nn.Module, velocity: Any) -> None:
         register_number(model, "velocity", velocity)
     else:
         model.velocity = velocity
+
+
+def equally_spaced(end: float, intervals: int) -> Tensor:
+    """Times from 0 to ``end``, in float64 on the host."""
+    return torch.linspace(0, end, intervals + 1, dtype=torch.float64, device="cpu")

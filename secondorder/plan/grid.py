@@ -29,7 +29,7 @@ def step_counts(t: Tensor, step_size: float | None = None) -> list[int]:
 
 def divide(t: Tensor, counts: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Interval starts and steps h as float64: ``(I,)``, or ``(I, batch, 1, ...)``."""
-    steps = torch.tensor(counts, dtype=torch.float64)
+    steps = torch.tensor(counts, dtype=torch.float64, device="cpu")
     if not t.requires_grad:
         t = t.detach().cpu()
     t = t.double()

@@ -52,7 +52,8 @@ class Positive(nn.Module):
     def __init__(self, value: Number, zero: bool = False) -> None:
         super().__init__()
         self.zero, value = zero, checks.positive(value, "value")
-        number = torch.as_tensor(value, dtype=torch.float64).detach()
+        number = value if isinstance(value, Tensor) else torch.tensor(value)
+        number = number.detach().double()
         kind = value.dtype if isinstance(value, Tensor) else torch.get_default_dtype()
         name, stored = ("root", number.sqrt()) if zero else ("log", number.log())
         self.register_parameter(name, nn.Parameter(stored.to(kind)))

@@ -12,7 +12,7 @@ from problems import gradients, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients.fixed_point import unit_of
+from secondorder.gradients.fixed_point import exponent, power, power_above, unit_of
 
 F64 = torch.float64
 GM = 1.327e20  # m³/s², of the sun
@@ -189,6 +189,18 @@ def test_an_overflowing_sample_hides_no_other():
         assert out[1:].isfinite().all()
         with pytest.raises(RuntimeError, match="could not be reconstructed"):
             out[1:].sum().backward()
+
+
+def test_powers_of_two_are_exact():
+    """A device's log2 and exp2 need not be: a bit lost there is a state lost."""
+    n = torch.arange(-1022, 1024)
+    assert torch.equal(power(n), torch.tensor([2.0**k for k in n.tolist()], dtype=F64))
+    assert torch.equal(exponent(power(n)), n)
+    inside = power(torch.arange(-99, 100))
+    up = torch.nextafter(inside, torch.tensor(torch.inf, dtype=F64))
+    assert torch.equal(exponent(up), exponent(inside))
+    assert torch.equal(power_above(inside, double=True), inside)
+    assert torch.equal(power_above(up, double=True), 2 * inside)
 
 
 def test_units_that_differ_cost_two_bytes_an_element():

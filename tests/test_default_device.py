@@ -1,0 +1,104 @@
+"""torch.set_default_device says where a user's tensors are made, not where ours are.
+
+Under the default device "meta", which holds no numbers, whatever the library makes
+without naming a device would leave the numbers of the state behind.
+"""
+
+import pytest
+import torch
+from problems import DragField, Field, mlp, noise
+from torch import nn
+
+import secondorder as so
+
+F64 = torch.float64
+PAIRS = [
+    (method, gradient)
+    for table in (so.METHODS, so.ADAPTIVE)
+    for method in table
+    for gradient in so.GRADIENTS
+    if gradient in table[method].gradients
+]
+PAIRS += [("dopri5", "backprop"), ("rk4", "adjoint")]
+
+
+def found(call, inputs):
+    """What a call returns, and the gradients of its sum, as numbers."""
+    out = call()
+    total = sum(part.sum() for part in out)
+    slopes = torch.autograd.grad(total, inputs, allow_unused=True)
+    return [part.detach() for part in (*out, *slopes) if part is not None]
+
+
+def same(call, inputs):
+    expected = found(call, inputs)
+    with torch.device("meta"):
+        there = found(call, inputs)
+    assert len(there) == len(expected) > len(inputs) / 2
+    for a, b in zip(there, expected, strict=True):
+        assert a.device.type == "cpu"
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("method", "gradient"), PAIRS)
+def test_solves_do_not_ask_for_the_default_device(method, gradient):
+    x, v = noise(4, 3, dtype=F64).requires_grad_(), noise(4, 3, dtype=F64, seed=2)
+    t = torch.tensor([0.0, 0.5, 1.2], dtype=F64)
+    if getattr((so.METHODS | so.ADAPTIVE).get(method), "takes_velocity", False):
+        system = so.Acceleration(DragField(), damping=0.3)
+    else:
+        system = so.SecondOrder(Field(), epsilon=so.Positive(0.7))
+    fixed = method in so.METHODS or method == "rk4"
+
+    def call():
+        return so.odeint(
+            system, (x, v), t, method=method, gradient=gradient,
+            step_size=0.1 if fixed else None,
+        )  # fmt: skip
+
+    same(call, [x, *system.parameters()])
+
+
+@pytest.mark.parametrize("rule", ["momentum", "unnormalised"])
+@pytest.mark.parametrize("spread", [1.0, 1e6])
+def test_networks_do_not_ask_for_the_default_device(rule, spread):
+    net = so.MomentumNet(
+        [mlp(seed=n) for n in range(5)], [0.5, 0.9] * 2 + [0.7], rule=rule
+    )
+    x = noise(6, 4)
+    x[0] *= spread
+    x.requires_grad_()
+    same(lambda: (net(x),), [x, *net.parameters()])
+    with torch.device("meta"), torch.no_grad():
+        x0, _ = net.inverse(net.state(x))
+    assert torch.equal(x0, x)
+
+
+def test_times_matrices_events_and_forcing_find_the_state():
+    x = torch.tensor([[1.0, 0.5]], dtype=F64, requires_grad=True)
+    heavy = so.Newton(
+        lambda t, x: -x,
+        mass=torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64),
+        damping=torch.tensor([[0.3, 0.0], [0.0, 0.1]], dtype=F64),
+    )
+    same(lambda: so.odeint(heavy, (x, None), [0.0, 0.3, 1.0], step_size=0.1), [x])
+    ball = so.Newton(lambda t, x: torch.full_like(x, -9.81))
+
+    def fall():
+        t, solution = so.odeint_event(
+            ball, (x, None), 0.0, event_fn=lambda t, x, v: x[0, 0], step_size=0.1
+        )
+        return (t, *solution)
+
+    same(fall, [x])
+    u = so.forcing.Cubic(torch.linspace(0, 1, 5, dtype=F64), noise(5, 2, dtype=F64))
+    driven = so.SecondOrder(lambda t, x, u: u - x, 0.5)
+    same(
+        lambda: so.odeint(
+            driven, (x, None), [0.0, 1.0], step_size=0.1, forcing=u, breakpoints=[0.55]
+        ),
+        [x],
+    )
+    model = so.SecondOrderODE(so.Autonomous(nn.Linear(2, 2).double()), epsilon=0.4)
+    same(lambda: (model(x),), [x, *model.parameters()])
+    same(lambda: model.trajectory(x)(0.33), [x])
