@@ -1,6 +1,6 @@
 """Second-order neural ODEs ε ẍ + ẋ = f(t, x) and Momentum ResNets in PyTorch.
 
-system     what is solved              SecondOrder, Newton, Acceleration
+system     what is solved              SecondOrder, Newton, Acceleration, FirstOrder
 method     how a step is made          METHODS, ADAPTIVE, SOLVERS, by name or as objects
 gradient   how it is differentiated    GRADIENTS, by name or as so.reversible(keep=8)
 
@@ -22,6 +22,7 @@ from .solution import DenseOutput, Solution, Stats
 from .systems import (
     Acceleration,
     Autonomous,
+    FirstOrder,
     Forced,
     Newton,
     Positive,
@@ -40,6 +41,7 @@ __all__ = [
     # dynamics
     "Acceleration",
     "Autonomous",
+    "FirstOrder",
     "Forced",
     "Newton",
     "Positive",

@@ -26,7 +26,7 @@ from .gradients import GRADIENTS, Gradient
 from .methods import Method
 from .monitor import SavedBytes
 from .odeint import odeint
-from .systems import System
+from .systems import System, check_state
 from .systems.problem import forced
 
 GROUPS = ("x0", "v0", "parameters", "args")
@@ -100,7 +100,7 @@ class GradientCheck:
 
 def check_gradient(
     system: System,
-    state: tuple[Tensor, Tensor | None],
+    state: tuple[Tensor, Tensor | None] | Tensor,
     t: Tensor | Sequence[float],
     *,
     method: str | Method = "verlet",
@@ -147,7 +147,7 @@ def check_gradient(
     >>> max(table["reversible"].errors.values()) < 1e-5
     True
     """
-    x, v = (y.detach() for y in checks.state(state))
+    x, v = (y.detach() for y in check_state(checks.system(system, System), state))
     system = forced(system, forcing)
     t = t.detach() if isinstance(t, Tensor) else t
     how = {
@@ -209,7 +209,7 @@ def differentiate(
     args = tuple(cast(a, dtype) for a in args)
     inputs: dict[str, list[Tensor]] = {
         "x0": [x],
-        "v0": [v],
+        "v0": [] if system.first_order else [v],
         "parameters": [p for p in system.parameters() if p.requires_grad],
         "args": [a for a in args if isinstance(a, Tensor) and a.requires_grad],
     }
@@ -219,7 +219,8 @@ def differentiate(
     with torch.random.fork_rng(devices), torch.enable_grad():
         begin = time.perf_counter()
         with saved if count else nullcontext():
-            pair = odeint(system, (x, v), t, gradient=route, args=args, **how)
+            state = x if system.first_order else (x, v)
+            pair = odeint(system, state, t, gradient=route, args=args, **how)
             value = loss(*pair)
         kept = saved.total
         saved.storages.clear()

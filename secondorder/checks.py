@@ -54,7 +54,7 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
         limit = ">= 0" if zero else "> 0"
         advice = ""
         if name == "epsilon":
-            advice = "; for a first-order ODE use a small value such as 1e-6"
+            advice = "; a first-order equation is so.FirstOrder(field)"
         if getattr(value, "requires_grad", False):
             more = ", zero=True" if zero else ""
             advice += (
@@ -118,14 +118,24 @@ def system(value: Any, kind: type) -> Any:
         return value
     what = "a module" if isinstance(value, nn.Module) else type(value).__name__
     raise TypeError(
-        f"`system` must be a SecondOrder, Newton or Acceleration, got {what}; wrap a "
-        "force field f(t, x) as so.SecondOrder(f, epsilon), a network f(x) as "
-        "so.SecondOrder(so.Autonomous(net), epsilon)"
+        "`system` must be a SecondOrder, Newton, Acceleration or FirstOrder, got "
+        f"{what}; wrap a force field f(t, x) as so.SecondOrder(f, epsilon), a network "
+        "f(x) as so.SecondOrder(so.Autonomous(net), epsilon)"
     )
 
 
-def state(pair: Any) -> tuple[Tensor, Tensor]:
-    """Return position and velocity, the latter zero for None, or raise."""
+def state(pair: Any, first_order: bool = False) -> tuple[Tensor, Tensor]:
+    """Return position and velocity, the latter zero for None, or raise.
+
+    A first-order system has a position only, which may stand alone.
+    """
+    if first_order:
+        pair = (pair, None) if isinstance(pair, Tensor) else pair
+        if hasattr(pair, "__len__") and len(pair) == 2 and pair[1] is not None:
+            raise ValueError(
+                "`v0` must be None for a FirstOrder system, whose velocity is f(t, x), "
+                f"got {type(pair[1]).__name__}; give x0 alone, or (x0, None)"
+            )
     if isinstance(pair, Tensor) or not hasattr(pair, "__len__") or len(pair) != 2:
         raise TypeError(
             "`state` must be the pair (x0, v0), with v0 = None for zero velocity, got "

@@ -26,9 +26,10 @@ from . import checks
 from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import METHODS, External, Method, Splitting, check_fit, find_method
 from .methods.event_search import Search, find_step, refine_event
+from .methods.slopes import slopes
 from .monitor import MonitoredField
 from .solution import DenseOutput, Solution, Stats
-from .systems import Problem, System
+from .systems import Problem, System, check_state
 from .systems.problem import forced
 
 MOST_STEPS = 10_000
@@ -36,7 +37,7 @@ MOST_STEPS = 10_000
 
 def odeint_event(
     system: System,
-    state: tuple[Tensor, Tensor | None],
+    state: tuple[Tensor, Tensor | None] | Tensor,
     t0: float | Tensor,
     *,
     event_fn: Callable[..., Tensor],
@@ -55,7 +56,7 @@ def odeint_event(
 
     Parameters
     ----------
-    system : SecondOrder, Newton or Acceleration
+    system : SecondOrder, Newton, Acceleration or FirstOrder
         What is solved.
     state : (Tensor, Tensor or None)
         Position and velocity at ``t0``, each ``(..., d)``.
@@ -121,7 +122,7 @@ def odeint_event(
     0.7071067
     """
     system = forced(checks.system(system, System), forcing)
-    x, v = checks.state(state)
+    x, v = check_state(system, state)
     kind = t0.dtype if isinstance(t0, Tensor) else torch.float64
     t0 = checks.start_time(t0, x, per_sample)
     how, route = find_method(method), find_gradient(gradient, GRADIENTS)
@@ -171,6 +172,8 @@ def odeint_event(
         most = int(most.max()) if most.numel() else 0
     stats = Stats(watched.evaluations, accepted=most + 1)
     t = torch.stack([t0, event_t], -1)
+    if system.first_order:
+        vs = slopes(system, t, xs, problem.args, route)
     # Whole steps, and what is left; per-sample paths have no dense output.
     steps_taken: tuple[Tensor, ...] = ()
     if not per_sample:

@@ -19,7 +19,7 @@ from .systems import System, check_problem
 
 def odeint(
     system: System,
-    state: tuple[Tensor, Tensor | None],
+    state: tuple[Tensor, Tensor | None] | Tensor,
     t: Tensor | Sequence[float],
     *,
     method: str | Method = "verlet",
@@ -37,10 +37,11 @@ def odeint(
 
     Parameters
     ----------
-    system : SecondOrder, Newton or Acceleration
+    system : SecondOrder, Newton, Acceleration or FirstOrder
         What is solved.
     state : (Tensor, Tensor or None)
-        Initial position and velocity, each ``(..., d)``; None is zero velocity.
+        Initial position and velocity, each ``(..., d)``; None is zero velocity.  For
+        FirstOrder x0 alone, or (x0, None).
     t : Tensor
         Times ``(n,)``, strictly increasing or decreasing, the first one that of the
         state; or ``(batch, n)``, one grid per sample along the first axis of ``x0``

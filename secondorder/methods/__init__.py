@@ -127,6 +127,12 @@ def check_options(method: Method, options: Options) -> None:
 
 def check_system(method: Method, system: System) -> None:
     """Raise where a field sees a velocity and the method has none, or vice versa."""
+    if system.first_order and not getattr(method, "first_order", False):
+        fit = [name for name, m in METHODS.items() if m.first_order]
+        raise ValueError(
+            f"{method.name!r} is for second-order systems; for FirstOrder use a "
+            f'torchdiffeq method such as "dopri5" or "rk4", or one of {fit}'
+        )
     if method.takes_velocity in (None, system.takes_velocity):
         return
     if system.takes_velocity:
@@ -146,6 +152,13 @@ def check_route(method: Method, gradient: Gradient, problem: Problem) -> None:
     """Raise for a gradient that a method cannot give."""
     name = gradient.name
     if name in method.gradients:
+        forgets = problem.system.first_order and isinstance(method, Splitting)
+        if forgets and name == "reversible":
+            raise ValueError(
+                f'`gradient` "reversible" cannot undo the steps that {method.name!r} '
+                'takes for FirstOrder, which forget the velocity; use "checkpoint" or '
+                '"backprop"'
+            )
         return
     if name not in GRADIENTS and "reversible" in method.gradients:
         return  # a function of a plan, of the user's own

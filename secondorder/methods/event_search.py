@@ -17,6 +17,7 @@ from ..gradients import Gradient, backprop
 from ..plan import Record
 from ..roots import first_change
 from ..systems import System
+from .slopes import slope
 from .splitting import Splitting
 from .velocity_copies import watch_copies
 
@@ -61,7 +62,10 @@ class Search(NamedTuple):
 
     def event(self, t: Tensor, state: State) -> Tensor:
         """The event functions at a state, ``(k,)`` or ``(batch, k)``."""
-        g = self.event_fn(t, *(self.leave(part) for part in state))
+        x, v = (self.leave(part) for part in state)
+        if self.core.first_order:
+            v = slope(self.core, t, x, self.args)
+        g = self.event_fn(t, x, v)
         return checks.event_value(g, tuple(t.shape))
 
     def after(self, state: State, t: Tensor, length: Any) -> Tensor:

@@ -20,12 +20,14 @@ from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from .. import checks
 from ..gradients import Gradient, backprop
+from ..plan.moves import Kick, checked
 from ..solution import DenseOutput, Solution, Stats
 from ..systems.equations import System, same
 from ..systems.fields import Forced
 from ..systems.problem import Problem
 from .adaptive import tolerances
 from .method import Options, Step
+from .slopes import slopes
 from .step_size import rounding_check
 
 State = tuple[Tensor, Tensor]
@@ -57,6 +59,7 @@ class External:
 
     order = None
     takes_velocity = None
+    first_order = True
     per_sample_times = False
     breakpoints = False
 
@@ -102,6 +105,11 @@ class External:
     ) -> tuple[Tensor, Solution]:
         """Delegate to ``torchdiffeq.odeint_event``."""
         x, v = problem.x, problem.v
+        if problem.system.first_order:
+            raise ValueError(
+                f"`method` {self.name!r} has no events for FirstOrder; use a "
+                'fixed-step method that solves it, such as "verlet", with `step_size`'
+            )
         sign = check_event(event_fn, t0, x, v).sign()
         late = RuntimeError(
             f"no sign of `event_fn` changed within {horizon} of t0; wait longer with "
@@ -237,25 +245,30 @@ class FirstOrderForm(nn.Module):
         self.kind, self.wide = kind, torch.promote_types(kind, torch.float32)
         self.outside, self.record = False, torch.is_grad_enabled()
         self.counts: dict[str, int] = {}
+        self.parts = 1 if system.first_order else 2
         self.check: Callable[[Any], Any] = same
 
     def forward(self, t: Tensor, state: State) -> State:
         """Return the derivative of (x, v)."""
         if self.outside and self.record:
             with torch.enable_grad():
-                x, v = self.derivative(t, state)
-            if x.requires_grad or v.requires_grad:
+                found = self.derivative(t, state)
+            if any(part.requires_grad for part in found):
                 raise ValueError(
                     "`field` depends on a tensor that requires a gradient, but SciPy's "
                     "solvers run outside autograd and would return results without; "
                     'use gradient="adjoint", another method, or torch.no_grad() if no '
                     "gradient is needed"
                 )
-            return x, v
+            return found
         return self.derivative(t, state)
 
-    def derivative(self, t: Tensor, state: State) -> State:
-        """The derivative of (x, v) in the dtype that is solved in."""
+    def derivative(self, t: Tensor, state: Any) -> Any:
+        """The derivative of (x, v), or of x alone, in the dtype that is solved in."""
+        if self.system.first_order:
+            x = state[0].to(self.kind)
+            value = checked(self.system(t, x, *self.args), Kick(1.0), x)
+            return (value.to(self.wide),)
         x, v = (part.to(self.kind) for part in state)
         _, a = self.system(t, (x, v), *self.args)
         return state[1], a.to(self.wide)
@@ -280,7 +293,7 @@ class FirstOrderForm(nn.Module):
         if name != "callback_reject_step":
             self.check(state)
         for callback in theirs:
-            callback(t, state, h)
+            callback(t, state[0] if self.system.first_order else state, h)
 
     def stats(self, evaluations: int) -> Stats:
         """What a solve cost; SciPy does not tell its steps."""
@@ -300,14 +313,18 @@ class FirstOrderForm(nn.Module):
         self, gradient: Gradient, state: State, t: Tensor, settings: dict[str, Any]
     ) -> State:
         """The states at times ``(n,)``, each ``(n, *x.shape)``."""
-        x, v = state
-        if len(t) == 1 or not x.numel():
-            return x.expand(len(t), *x.shape), v.expand(len(t), *v.shape)
-        with warnings.catch_warnings():
-            # torchdiffeq passes on a `min_step`, of which only LSODA knows.
-            warnings.filterwarnings("ignore", ".*no effect.*`min_step`", UserWarning)
-            x, v = self.interface(gradient, self, state, t, **settings)
-            return x, v
+        found: Any = [part.expand(len(t), *part.shape) for part in state]
+        if len(t) > 1 and state[0].numel():
+            with warnings.catch_warnings():
+                # torchdiffeq passes on a `min_step`, of which only LSODA knows.
+                warnings.filterwarnings(
+                    "ignore", ".*no effect.*`min_step`", UserWarning
+                )
+                found = self.interface(gradient, self, state, t, **settings)
+        if self.system.first_order:
+            return found[0], slopes(self.system, t, found[0], self.args, gradient)
+        x, v = found
+        return x, v
 
     def interface(
         self, gradient: Gradient, form: Any, state: State, *times: Any, **settings: Any
@@ -316,7 +333,8 @@ class FirstOrderForm(nn.Module):
         if gradient.name == "adjoint":
             settings["adjoint_params"] = self.wanted()
         solver: Any = gradient.run_solver
-        start = state[0].to(self.wide), state[1].to(self.wide)
+        parts = state[: self.parts]
+        start = tuple(part.to(self.wide) for part in parts)
         try:
             found = solver(form, start, *times, **settings)
         except AssertionError as error:
@@ -331,7 +349,7 @@ class FirstOrderForm(nn.Module):
         if self.wide == self.kind:
             return found
         if "event_fn" not in settings:
-            return found[0].to(self.kind), found[1].to(self.kind)
+            return tuple(part.to(self.kind) for part in found)
         event_t, (x, v) = found
         return event_t, (x.to(self.kind), v.to(self.kind))
 

@@ -21,9 +21,10 @@ from ..plan.flows import FLOWS
 from ..plan.grid import inward, merge, step_counts
 from ..plan.moves import Plan, evaluations, walk
 from ..solution import DenseOutput, Solution, Stats, quintic_hermite
-from ..systems.equations import System
+from ..systems.equations import FirstOrder, System
 from ..systems.problem import Problem
 from .method import Options, Step
+from .slopes import partial_steps, slope, slopes
 from .velocity_copies import watch_copies
 
 Flows = tuple[tuple[str, float], ...]
@@ -106,6 +107,12 @@ class Splitting:
         return any(flow in "VW" for flow, _ in self.flows)
 
     @cached_property
+    def first_order(self) -> bool:
+        """Whether it has a limit ε → 0, which solves ẋ = f(t, x)."""
+        ahead = all(fraction >= 0 for _, fraction in self.flows)
+        return ahead and math.isinf(self.damping_limit) and not self.takes_velocity
+
+    @cached_property
     def whole_relaxation(self) -> bool:
         """Whether a step damps once, so that γ of a step is a number of the plan."""
         return ("R", 1.0) in self.flows
@@ -121,6 +128,8 @@ class Splitting:
     ) -> Plan:
         """The plan of this method; see ``so.plan.compile_plan``."""
         gamma = gamma if self.whole_relaxation else None
+        if isinstance(system, FirstOrder):
+            system = system.along(t)
         return compile_plan(self, system, t, counts, like, gamma, broken)
 
     def solve(self, problem: Problem, gradient: Gradient, options: Options) -> Solution:
@@ -156,6 +165,8 @@ class Splitting:
             watched.close()
         states = [(x, v), *((leave(y), leave(w)) for y, w in states)]
         xs, vs = (torch.stack(parts) for parts in zip(*states, strict=True))
+        if system.first_order:
+            vs, cost = slopes(system, t, xs, problem.args, gradient), cost + len(xs)
         dense = DenseOutput(
             self, problem, t, xs, vs, tuple(counts), tuple(broken or ())
         )
@@ -192,6 +203,11 @@ class Splitting:
         plan = self.compile(core, fine, [1] * count, problem.x, problem.gamma, broken)
         start = enter(dense.x[i]), enter(dense.v[i])
         states = [start, *walk(plan, core.field, *start, problem.args)[0]]
+        if core.first_order:
+            found = partial_steps(self.step(problem), list(fine), states, times)
+            pairs = zip(times, found, strict=True)
+            vs = [slope(core, time, y, problem.args) for time, (y, _) in pairs]
+            return torch.stack([y for y, _ in found]), torch.stack(vs)
         nodes = [
             (y, w, acceleration(core, clock[k], y, w, problem.args))
             for k, (y, w) in enumerate(states)

@@ -3,8 +3,9 @@
     SecondOrder(f, epsilon)        ε ẍ + ẋ = f(t, x)
     Newton(F, mass, damping)       m ẍ + c ẋ = F(t, x)
     Acceleration(a, damping)       ẍ + c ẋ = a(t, x, ẋ)
+    FirstOrder(f)                  ẋ = f(t, x), the limit m → 0, c = 1
 
-All three are one ``System``, m ẍ + c ẋ = f, with different names for its numbers: every
+All are one ``System``, m ẍ + c ẋ = f, with different names for its numbers: every
 method reads ``field``, ``mass``, ``damping`` and ``takes_velocity``.  As modules they
 are also plain first-order vector fields on the pair (x, v), as torchdiffeq expects.
 
@@ -51,6 +52,7 @@ class System(WithNumbers):
 
     number_names = ("epsilon", "mass", "damping")
     takes_velocity = False
+    first_order = False
     mass: Any
     damping: Any
     modes: Any
@@ -258,3 +260,71 @@ class Acceleration(System):
     def extra_repr(self) -> str:
         """Show the damping."""
         return f"damping={checks.describe(self.damping)}"
+
+
+class FirstOrder(System):
+    """The first-order equation ẋ = f(t, x), the neural ODE to compare with.
+
+    Parameters
+    ----------
+    field : callable
+        ``field(t, x, *args) -> f`` with ``f.shape == x.shape``.
+
+    Notes
+    -----
+    Its state is x alone: ``odeint(system, x0, t)``, or ``(x0, None)`` for the pair; a
+    velocity is refused.  Results are pairs as ever, with v = f(t, x).  The module is
+    the field that torchdiffeq expects, ``system(t, x)``.
+
+    The coupled methods solve it and undo it, torchdiffeq's and SciPy's solve it.  A
+    splitting without negative substeps does so in its limit ε → 0, where a step forgets
+    the velocity: ``"verlet"`` and ``"momentum_exponential"`` are the explicit Euler
+    method, ``"chin4"`` is a method of order 2.  Others raise.
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> decay = so.FirstOrder(lambda t, x: -x)
+    >>> x, v = so.odeint(decay, torch.ones(1), torch.linspace(0, 1, 11), method="rk4")
+    >>> torch.equal(v, -x)
+    True
+
+    References
+    ----------
+    Chen, Rubanova, Bettencourt, Duvenaud, "Neural Ordinary Differential Equations",
+    NeurIPS 2018, eq. (2).
+    """
+
+    first_order = True
+    # So light that e^{−h c/m} is 0 and (1 − e^{−h c/m})/c is 1 in every dtype, for any
+    # step that a clock can tell from none.
+    mass = 2.0**-100
+    damping = 1.0
+    modes = None
+
+    def forward(self, t: Tensor, x: Tensor, *args: Any) -> Tensor:  # type: ignore[override]
+        """Return ẋ, the first-order field of torchdiffeq."""
+        return self.field(t, x, *args)
+
+    def along(self, t: Tensor) -> "System":
+        """The system with a mass as light, of the sign in which time runs.
+
+        Either way the velocity is forgotten: where time runs back, m ẍ + ẋ = f forgets
+        it for m < 0.
+        """
+        span = (t[..., -1] - t[..., 0]).detach()
+        if bool((span < 0).any()) and bool((span > 0).any()):
+            raise ValueError(
+                "`t` has per-sample grids that run forward and others that run back, "
+                "which a FirstOrder system takes in two solves; got spans "
+                f"{checks.describe(span)}"
+            )
+        if not bool((span < 0).any()):
+            return self
+        back = self.replace(self.field)
+        back.mass = -self.mass
+        return back
+
+    def rate(self) -> float:
+        """No damping has to be followed."""
+        return 0.0

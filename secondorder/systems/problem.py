@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     system : System
         Forced already, where there is a forcing.
     x, v : Tensor
-        The state at ``t[0]``.
+        The state at ``t[0]``; zeros for the velocity of a first-order system.
     t : Tensor
         Requested times, ``(n,)`` or ``(batch, n)``.
     args : tuple
@@ -56,11 +56,16 @@ def check_problem(
 ) -> Problem:
     """Check the arguments of a solve and put them together."""
     system = checks.system(system, System)
-    x, v = checks.state(state)
+    x, v = check_state(system, state)
     t = checks.times(t, x)
     return Problem(
         forced(system, forcing, t), x, v, t, tuple(args), breakpoints, monitor
     )
+
+
+def check_state(system: System, state: Any) -> tuple[Tensor, Tensor]:
+    """The position and the velocity that a system starts from."""
+    return checks.state(state, first_order=system.first_order)
 
 
 def forced(system: System, forcing: Any, t: Tensor | None = None) -> System:
