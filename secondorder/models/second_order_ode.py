@@ -158,7 +158,8 @@ class SecondOrderODE(WithNumbers):
     def times(self, x: Tensor, intervals: int) -> Tensor:
         """The ends of so many intervals from 0 to t1."""
         if isinstance(self.t1, Tensor):
-            return equally_spaced(1.0, intervals).to(x.device) * self.t1
+            times = equally_spaced(1.0, intervals).to(self.t1.device) * self.t1
+            return times.to(x.device)
         return equally_spaced(self.t1, intervals).to(x.device)
 
     @property

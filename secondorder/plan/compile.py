@@ -162,15 +162,15 @@ def momentum_plan(
         gamma = [cast(Number, gamma)] * layers
     each: Sequence[Number] = gamma
     # One move for one γ, whatever number of layers it belongs to.
-    known = {id(g): g for g in each[:layers]}
+    keys = [id(g) if isinstance(g, Tensor) else g for g in each[:layers]]
+    known = dict(zip(keys, each, strict=False))
     for g in known.values():
         checks.momentum(g, rule)
     damps = {key: Damp(g) for key, g in known.items()}
     rests = {k: 1.0 if rule == "unnormalised" else 1 - g for k, g in known.items()}
     drift, record = Drift(1.0), Record()
     plan: list[Move] = []
-    for n in range(layers):
-        key = id(each[n])
+    for n, key in enumerate(keys):
         plan += [damps[key], Kick(rests[key], n), drift]
         if n + 1 in marks:
             plan.append(record)

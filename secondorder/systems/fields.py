@@ -73,7 +73,13 @@ class Potential(nn.Module):
         """Return −∇U at ``x``, same shape."""
         record = torch.is_grad_enabled()
         # An inference tensor cannot enter autograd: leave inference mode and copy.
-        with torch.inference_mode(False), torch.enable_grad():
+        # On one thread: CUDA's would number the nodes of the graph by itself, and then
+        # nothing tells what was computed before a pass.
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
             if x.is_inference():
                 x = x.clone()
             given = record and x.requires_grad

@@ -159,3 +159,26 @@ def test_a_potential_is_trained_through_every_route(gradient):
 def test_a_potential_without_a_graph_says_so():
     with pytest.raises(ValueError, match="`energy`"):
         so.Potential(lambda x: torch.zeros(3))(torch.tensor(0.0), torch.ones(3))
+
+
+def test_forces_that_differentiate_inside_stay_on_one_thread():
+    """CUDA's thread numbers graph nodes by itself; reversal reads these numbers."""
+    seen = []
+
+    def energy(x):
+        seen.append(torch._C._is_multithreading_enabled())
+        return (x**2).sum(-1)
+
+    def force(t, x):
+        seen.append(torch._C._is_multithreading_enabled())
+        return -x
+
+    for f in (so.Potential(energy), force):
+        x = torch.ones(2, 3, requires_grad=True)
+        end = so.odeint(
+            so.SecondOrder(f), (x, None), [0.0, 1.0], gradient="reversible"
+        ).x[-1]
+        end.sum().backward()
+    assert seen
+    assert not any(seen)
+    assert torch._C._is_multithreading_enabled()
