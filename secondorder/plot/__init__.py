@@ -2,6 +2,8 @@
 
     motion   trajectories over depth, phase portraits, paths in a plane of coordinates,
              vector fields with nullclines
+    views    3-D paths, a phase portrait per coordinate, Poincaré sections
+    regions  what a classifier sees of the plane at each depth of its flow
     rest     points of rest, as data and as marks; portrait: basins and manifolds
     energies energy along paths, contours of a potential with paths
     history  losses over training, median and range over seeds
@@ -26,6 +28,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .history import losses as losses
     from .history import spread as spread
     from .linear import discrete_branches as discrete_branches
+    from .linear import fold as fold
     from .linear import response_curve as response_curve
     from .linear import threshold_curve as threshold_curve
     from .motion import phase_portrait as phase_portrait
@@ -33,20 +36,29 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .motion import trajectories as trajectories
     from .portrait import basins as basins
     from .portrait import manifolds as manifolds
+    from .regions import decision_regions as decision_regions
     from .rest import find_fixed_points as find_fixed_points
     from .rest import fixed_points as fixed_points
+    from .style import palette as palette
     from .targets import representable_probability as representable_probability
     from .targets import spectrum as spectrum
     from .targets import training_curves as training_curves
     from .vectors import vector_field as vector_field
+    from .views import poincare as poincare
+    from .views import portraits as portraits
+    from .views import space as space
 
 # Loaded at first use: matplotlib takes longer to import than the rest of the package.
 PARTS = {
     "trajectories": "motion",
     "phase_portrait": "motion",
     "plane": "motion",
+    "space": "views",
+    "portraits": "views",
+    "poincare": "views",
     "vector_field": "vectors",
     "response_curve": "linear",
+    "fold": "linear",
     "threshold_curve": "linear",
     "spectrum": "targets",
     "discrete_branches": "linear",
@@ -62,6 +74,8 @@ PARTS = {
     "potential": "energies",
     "losses": "history",
     "spread": "history",
+    "decision_regions": "regions",
+    "palette": "style",
 }
 __all__ = list(PARTS)
 

@@ -42,7 +42,7 @@ def energy(
     potential: Function | None = None,
     mass: Numbers = 1.0,
     relative: bool = False,
-    color: ColorType | None = None,
+    color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
 ) -> Axes:
@@ -63,8 +63,8 @@ def energy(
         m for ``potential``.
     relative : bool, default False
         Draw (E − E₀)/|E₀| instead, what a method has lost or gained.
-    color : matplotlib colour, optional
-        One colour for all curves, instead of the colours by starting energy.
+    color : matplotlib colour or one per path, optional
+        Colours of the curves, instead of the colours by starting energy.
     label : str, optional
         Legend entry of the whole bundle.
     **style
@@ -139,7 +139,7 @@ def potential(
     levels: int | Sequence[float] = 16,
     points: int = 121,
     colorbar: bool = True,
-    color: ColorType | None = None,
+    color: ColorType | Sequence[ColorType] | None = None,
     **style: Any,
 ) -> Axes:
     """Draw the contours of a potential of two coordinates, and paths over it.
@@ -163,8 +163,8 @@ def potential(
         Points of the grid along each axis.
     colorbar : bool, default True
         Add a colour bar for U beside the axes.
-    color : matplotlib colour, optional
-        One colour for all paths.  Default: dark red-orange, which no contour has.
+    color : matplotlib colour or one per path, optional
+        Colours of the paths.  Default: dark red-orange, which no contour has.
     **style
         Properties of the paths' lines.
 

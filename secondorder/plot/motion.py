@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import is_color_like
 from matplotlib.typing import ColorType
 
 from .states import (
@@ -52,7 +53,7 @@ def trajectories(
     *,
     coordinate: int | Sequence[int] | None = None,
     coordinates: bool | None = None,
-    color: ColorType | None = None,
+    color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
 ) -> Axes:
@@ -74,8 +75,8 @@ def trajectories(
         Draw this coordinate, or these, counted from 0.
     coordinates : bool, optional
         Whether the last axis holds coordinates; if not, all later axes are samples.
-    color : matplotlib colour, optional
-        One colour for all curves, instead of the colours by starting point.
+    color : matplotlib colour or one per sample, optional
+        Colours of the curves, instead of the colours by starting point.
     label : str, optional
         Legend entry of the whole bundle.
     **style
@@ -149,7 +150,7 @@ def phase_portrait(
     t: float = 0.0,
     coordinate: int | None = None,
     coordinates: bool | None = None,
-    color: ColorType | None = None,
+    color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
 ) -> Axes:
@@ -172,8 +173,8 @@ def phase_portrait(
         Draw the plane (x_k, v_k) of this coordinate, counted from 0.
     coordinates : bool, optional
         Whether the last axis holds coordinates; if not, all later axes are samples.
-    color : matplotlib colour, optional
-        One colour for all paths, instead of the colours by starting position.
+    color : matplotlib colour or one per path, optional
+        Colours of the paths, instead of the colours by starting position.
     label : str, optional
         Legend entry of the whole bundle.
     **style
@@ -241,7 +242,7 @@ def plane(
     axes: tuple[int, int] = (0, 1),
     ax: Axes | None = None,
     *,
-    color: ColorType | None = None,
+    color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
 ) -> Axes:
@@ -255,8 +256,8 @@ def plane(
     axes : (int, int), default (0, 1)
         Which coordinates, counted from 0: across, and up.
     ax : matplotlib Axes, optional
-    color : matplotlib colour, optional
-        One colour for all paths, instead of the colours by starting position across.
+    color : matplotlib colour or one per path, optional
+        Colours of the paths, instead of the colours by starting position across.
     label : str, optional
         Legend entry of the whole bundle.
     **style
@@ -311,7 +312,7 @@ def paths(
     ax: Axes,
     x: Array,
     y: Array,
-    color: ColorType | None,
+    color: ColorType | Sequence[ColorType] | None,
     label: str | None,
     style: dict[str, Any],
 ) -> None:
@@ -327,10 +328,17 @@ def paths(
         label = None  # one legend entry for the bundle
 
 
-def start_colors(start: Array, color: ColorType | None) -> Sequence[ColorType]:
-    """One colour per curve: all alike, or by rank of the starting point."""
+def start_colors(start: Array, color: Any) -> Sequence[ColorType]:
+    """One colour per curve: all alike, as given, or by rank of the starting point."""
     if color is None and len(start) == 1:
         color = COLORS[0]
+    if color is not None and not is_color_like(color):
+        if np.ndim(color) == 0 or len(color) != len(start):
+            raise ValueError(
+                f"`color` must be a colour, or one for each of the {len(start)} paths; "
+                f"got {color!r}"
+            )
+        return list(color)
     if color is not None:
         return [color] * len(start)
     rank = np.argsort(np.argsort(start)) / (len(start) - 1)

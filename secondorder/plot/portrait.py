@@ -17,7 +17,7 @@ from scipy.linalg import solve_continuous_lyapunov
 from .field import Plane, autonomous, rk4
 from .rest import LOOKS, FixedPoint, find_fixed_points, key, mark
 from .states import System
-from .style import BAD, COLORS, GOOD, Array, line_properties
+from .style import BAD, COLORS, GOOD, Array, line_properties, pale
 from .style import axes as axes_or_new
 from .vectors import Interval, interval, resolution
 
@@ -267,12 +267,6 @@ def branch(
         )  # fmt: skip
     xs, vs = np.concatenate([[[x], [0.0]], path.y], axis=1)
     return xs, vs
-
-
-def pale(color: str) -> tuple[float, float, float]:
-    """A tint of a colour, on which markers and lines can be seen."""
-    r, g, b = (0.45 * c + 0.55 for c in to_rgb(color))
-    return r, g, b
 
 
 def short(value: float) -> str:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cbook import normalize_kwargs
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -33,10 +34,68 @@ class Look(TypedDict):
 
 
 def axes(ax: Axes | None) -> Axes:
-    """Return ``ax``, or the axes of a new figure if it is None."""
+    """Return ``ax``, or the axes of a new figure if it is None.
+
+    It is 5 by 3.6 inches, or as large as the user's ``figure.figsize``.
+    """
     if ax is None:
-        _, ax = plt.subplots(figsize=(5, 3.6), layout="constrained")
+        changed = (
+            plt.rcParams["figure.figsize"] != plt.rcParamsDefault["figure.figsize"]
+        )
+        size = None if changed else (5, 3.6)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
     return ax
+
+
+def palette(n: int = len(COLORS)) -> list[str]:
+    """The colours of the plots, the first ``n``, as hexadecimal numbers.
+
+    Parameters
+    ----------
+    n : int, default 7
+        Up to 7 are Okabe and Ito's, which colour-blind readers can tell apart; after
+        them come tints and shades of these, 20 in all, which are not that far apart.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is negative or more than 20.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> so.plot.palette(2)
+    ['#0072B2', '#D55E00']
+    """
+    tints = [to_hex(mixed(color, 0.5, 1.0)) for color in (*COLORS[:6], "#4D4D4D")]
+    shades = [to_hex(mixed(color, 0.5, 0.0)) for color in COLORS[:6]]
+    colors = [*COLORS, *tints, *shades]
+    if not 0 <= n <= len(colors):
+        raise ValueError(
+            f"`n` must be between 0 and {len(colors)}, got {n}; for more take a "
+            f"colour map, such as plt.colormaps[{SEQUENTIAL!r}]"
+        )
+    return colors[:n]
+
+
+def mixed(color: str, share: float, gray: float) -> tuple[float, float, float]:
+    """A colour to one part, and white (1), grey or black (0) for the rest."""
+    r, g, b = (share * c + (1 - share) * gray for c in to_rgb(color))
+    return r, g, b
+
+
+def pale(color: str) -> tuple[float, float, float]:
+    """A tint of a colour, on which markers and lines can be seen."""
+    return mixed(color, 0.45, 1.0)
+
+
+def size_of(setting: Any, usual: float) -> float:
+    """A size that follows a setting of matplotlib, ``usual`` where that is as usual."""
+    return usual * plt.rcParams[setting] / plt.rcParamsDefault[setting]
 
 
 def array(value: Numbers, name: str = "data") -> Array:

@@ -59,7 +59,12 @@ DRAW |= {
     "losses": lambda ax: so.plot.losses([1.0, 0.5], ax),
     "spread": lambda ax: so.plot.spread([0, 1], [[1.0, 2.0], [2.0, 2.0]], ax),
 }
-DATA = {"find_fixed_points"}  # listed with the plots, but they return numbers
+DRAW |= {
+    "fold": lambda ax: so.plot.fold([1.0, 0.0], [[1, -1], [0, 0]], ax, minimiser=0.0),
+    "poincare": lambda ax: so.plot.poincare(spring_path, ax=ax, period=0.1),
+}
+# Listed with the plots, but they return numbers, or Axes of another number or kind.
+DATA = {"find_fixed_points", "palette", "space", "portraits", "decision_regions"}
 
 
 def test_every_plot_is_listed_and_tried():
