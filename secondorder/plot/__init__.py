@@ -2,7 +2,8 @@
 
     motion   trajectories over depth, phase portraits, paths in a plane of coordinates,
              vector fields with nullclines
-    views    3-D paths, a phase portrait per coordinate, Poincaré sections
+    views    3-D paths, a phase portrait per coordinate; sections: Poincaré sections
+    animation  points that move, as a film or in a notebook
     regions  what a classifier sees of the plane at each depth of its flow
     rest     points of rest, as data and as marks; portrait: basins and manifolds
     energies energy along paths, contours of a potential with paths
@@ -21,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a type checker and an editor read instead of the loader below
+    from .animation import animate as animate
     from .cost import memory as memory
     from .cost import work_precision as work_precision
     from .energies import energy as energy
@@ -39,12 +41,12 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
     from .regions import decision_regions as decision_regions
     from .rest import find_fixed_points as find_fixed_points
     from .rest import fixed_points as fixed_points
+    from .sections import poincare as poincare
     from .style import palette as palette
     from .targets import representable_probability as representable_probability
     from .targets import spectrum as spectrum
     from .targets import training_curves as training_curves
     from .vectors import vector_field as vector_field
-    from .views import poincare as poincare
     from .views import portraits as portraits
     from .views import space as space
 
@@ -55,7 +57,7 @@ PARTS = {
     "plane": "motion",
     "space": "views",
     "portraits": "views",
-    "poincare": "views",
+    "poincare": "sections",
     "vector_field": "vectors",
     "response_curve": "linear",
     "fold": "linear",
@@ -74,6 +76,7 @@ PARTS = {
     "potential": "energies",
     "losses": "history",
     "spread": "history",
+    "animate": "animation",
     "decision_regions": "regions",
     "palette": "style",
 }

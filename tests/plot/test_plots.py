@@ -64,7 +64,14 @@ DRAW |= {
     "poincare": lambda ax: so.plot.poincare(spring_path, ax=ax, period=0.1),
 }
 # Listed with the plots, but they return numbers, or Axes of another number or kind.
-DATA = {"find_fixed_points", "palette", "space", "portraits", "decision_regions"}
+DATA = {
+    "animate",
+    "find_fixed_points",
+    "palette",
+    "space",
+    "portraits",
+    "decision_regions",
+}
 
 
 def test_every_plot_is_listed_and_tried():
