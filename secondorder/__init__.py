@@ -33,7 +33,7 @@ from .systems import (
     forcing,
     gamma_from_epsilon,
 )
-from .training import fit
+from .training import GaussNewton, History, fit
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,8 @@ __all__ = [
     "memory_report",
     # around them
     "data",
+    "GaussNewton",
+    "History",
     "fit",
     "forcing",
     "plan",

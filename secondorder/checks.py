@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 Number = float | Tensor
 NO_SLOPE = (
@@ -34,6 +35,11 @@ def describe(value: object) -> str:
 def as_float(value: Number) -> float:
     """A number as a float of Python, without its graph."""
     return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def differentiated(value: Tensor) -> bool:
+    """Whether derivatives pass through a tensor, backward or forward (a tangent)."""
+    return value.requires_grad or forward_ad.unpack_dual(value).tangent is not None
 
 
 def positive(value: Any, name: str, zero: bool = False) -> Number:

@@ -102,7 +102,7 @@ def compile_plan(
                         moved = moved or isinstance(move, Drift)
         plan.append(record)
     times = kick_times(t, h, kicks, like)
-    if len(kicks) >= MANY and not times.requires_grad:
+    if len(kicks) >= MANY and not checks.differentiated(times):
         return Timed(plan, times)
     each = iter(times.unbind())
     return tuple(

@@ -28,7 +28,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..checks import Number
+from ..checks import Number, differentiated
 from .moves import Damp, Drift, Kick, Move
 
 Columns = list[list[Move]]  # the moves of a flow, for each interval of the grid
@@ -202,7 +202,7 @@ def columns(
 
 def per_interval(weights: Tensor, like: Tensor) -> Sequence[Number]:
     """Weights of the intervals as floats where nothing else is needed, else tensors."""
-    if weights.ndim == 1 and not weights.requires_grad:
+    if weights.ndim == 1 and not differentiated(weights):
         return weights.tolist()
     return to_state_dtype(weights, like).unbind()
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import differentiated
+
 
 def step_counts(t: Tensor, step_size: float | None = None) -> list[int]:
     """Steps per interval of the grid: ceil(Δt / step_size), one without a step size.
@@ -30,7 +32,7 @@ def step_counts(t: Tensor, step_size: float | None = None) -> list[int]:
 def divide(t: Tensor, counts: Sequence[int], like: Tensor) -> tuple[Tensor, Tensor]:
     """Interval starts and steps h as float64: ``(I,)``, or ``(I, batch, 1, ...)``."""
     steps = torch.tensor(counts, dtype=torch.float64, device="cpu")
-    if not t.requires_grad:
+    if not differentiated(t):
         t = t.detach().cpu()
     t = t.double()
     if t.ndim == 2:

@@ -53,12 +53,13 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
         held_out = getattr(run, "validation", None)
         if held_out is not None and np.size(held_out):
             checked = one_run(held_out, f"validation of {name}")
-            # Fewer values than steps were taken at even distances, the last at the end.
-            at = len(values) / len(checked) * np.arange(1, len(checked) + 1)
-            at = at.astype(np.float64)
+            at = np.asarray(getattr(run, "validated", ()), dtype=float)
+            if at.shape != checked.shape:  # at even distances, the last at the end
+                at = len(values) / len(checked) * np.arange(1, len(checked) + 1)
             said = f"{name}, validation" if several else "validation"
             curves.append((index, at, checked, said, ":"))
-        if getattr(run, "stopped", ""):
+        ended = getattr(run, "stopped", "")
+        if ended and not ended.startswith("converged"):
             last = np.flatnonzero(np.isfinite(values))[-1]
             ends.append((steps[last], values[last]))
     ax, style = axes_or_new(ax), line_properties(style)

@@ -221,7 +221,7 @@ def as_double(value: Number) -> Number:
     """A number as float64 tensor or, where it is scalar and fixed, as float."""
     if not isinstance(value, Tensor):
         return value
-    if value.ndim == 0 and not value.requires_grad:
+    if value.ndim == 0 and not checks.differentiated(value):
         return value.item()
     return value.double()
 

@@ -1,0 +1,12 @@
+"""Training: one loop for every model, and losses for motions as they are measured.
+
+fit(model, loss, steps, lr, …)     the loop, by Adam, L-BFGS, Gauss–Newton, …
+History                            what happened in it
+"""
+
+from .fit import fit
+from .gauss_newton import GaussNewton
+from .history import History
+from .settings import Model
+
+__all__ = ["GaussNewton", "History", "Model", "fit"]
