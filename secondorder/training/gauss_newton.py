@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from .. import checks
-from .ending import End, moved
+from .ending import End, Stop, out_of_range
 
+STILL = 1e-12  # a part of the parameters that is no move
 TRIALS = 20  # of μ in one step, which spans a factor beyond all reason
 FORWARD = (
     "`gauss_newton` differentiates the residuals forward, which failed here ({}); "
@@ -76,6 +77,7 @@ class GaussNewton:
         self.chunk = checks.optional_count(chunk, "chunk")
         self.differences = differences
         self.scale: Tensor | None = None
+        self.converged = False
 
     def __repr__(self) -> str:
         """Show the damping as it is now."""
@@ -97,6 +99,8 @@ class GaussNewton:
         residuals : callable
             r at the model's present parameters.
         """
+        if self.converged:
+            raise End("converged")
         vector = Residuals(model, parameters, residuals)
         r = vector(vector.start)
         jacobian = self.jacobian(vector)
@@ -111,7 +115,8 @@ class GaussNewton:
             part = s * target / (s.square() + self.damping)
             move = -(right.mT @ part) / scale
             predicted = cost - (r + jacobian @ move).square().mean().item()
-            if not predicted > self.tolerance**2 * cost:
+            still = (scale * move).norm() <= STILL * (scale * vector.start).norm()
+            if still or not predicted > self.tolerance**2 * cost:
                 break
             new = vector.cost(vector.start + move)
             if new < cost:
@@ -119,11 +124,10 @@ class GaussNewton:
                 self.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
                 self.damping = max(self.damping, 1e-14)
                 vector.put(vector.start + move)
-                if cost - new <= self.tolerance * cost:
-                    raise End("converged")
+                self.converged = cost - new <= self.tolerance * cost
                 return
             self.damping, grow = self.damping * grow, 2 * grow
-        raise End("converged")
+        raise vector.refused or End("converged")
 
     def jacobian(self, vector: "Residuals") -> Tensor:
         """∂r/∂θ at the start, ``(residuals, parameters)``, in float64."""
@@ -158,11 +162,13 @@ class GaussNewton:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""
-        return {"damping": self.damping, "scale": self.scale}
+        names = ("damping", "scale", "converged")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take that up again."""
-        self.damping, self.scale = state["damping"], state["scale"]
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class Residuals:
@@ -175,6 +181,7 @@ class Residuals:
         residuals: Callable[[], Tensor],
     ) -> None:
         self.residuals, self.parameters = residuals, parameters
+        self.refused: Stop | None = None  # why the last θ is none that can be tried
         # A parameter that modules share is in several places.
         places = [(m._parameters, n) for m in model.modules() for n in m._parameters]
         self.places = [
@@ -210,7 +217,8 @@ class Residuals:
             with torch.no_grad():
                 cost = self.residuals().double().square().mean().item()
         except ValueError as error:
-            if moved(error) is None:
+            self.refused = out_of_range(error)
+            if self.refused is None:
                 raise
             return math.inf
         finally:
