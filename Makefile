@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The models here are small: one thread each, and one test worker per core.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint notebooks bench clean
+.PHONY: demo test lint notebooks browser bench clean
 
 demo: .venv/.ready
 	$(BIN)/python -m secondorder demo --out figures
@@ -22,6 +22,10 @@ lint: .venv/.ready
 # Run every notebook from top to bottom and keep the new outputs.
 notebooks: .venv/.ready
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
+# Click at the pages of so.plot.interactive; needs chromium (or CHROMIUM=path).
+browser: .venv/.ready
+	$(BIN)/python tests/browser/check_page.py
 
 bench: .venv/.bench
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -4,6 +4,7 @@
              vector fields with nullclines
     views    3-D paths, a phase portrait per coordinate; sections: Poincaré sections
     animation  points that move, as a film or in a notebook
+    browser  a phase portrait to click at, in a notebook or as a page
     regions  what a classifier sees of the plane at each depth of its flow
     rest     points of rest, as data and as marks; portrait: basins and manifolds
     energies energy along paths, contours of a potential with paths
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what a type checker and an editor read instead of the loader below
     from .animation import animate as animate
+    from .browser import interactive as interactive
     from .cost import memory as memory
     from .cost import work_precision as work_precision
     from .energies import energy as energy
@@ -77,6 +79,7 @@ PARTS = {
     "losses": "history",
     "spread": "history",
     "animate": "animation",
+    "interactive": "browser",
     "decision_regions": "regions",
     "palette": "style",
 }

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 
 from .states import System, slopes
 from .style import Array
@@ -132,3 +133,32 @@ def rk4(a: Rates, x: Array, v: Array, h: float) -> tuple[Array, Array]:
         warnings.simplefilter("ignore")  # paths that escape overflow
         x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         return x, v + h / 6 * (l1 + 2 * l2 + 2 * l3 + l4)
+
+
+def follow(
+    plane: Plane,
+    start: Array,
+    time: float,
+    middle: Array,
+    size: Array,
+    sense: float = 1.0,
+) -> Array:
+    """The path (2, n) from a state, or to it with ``sense`` −1, with small errors.
+
+    It ends after ``time``, or twice the size of the rectangle away from its middle.
+    """
+
+    def rate(_: float, z: Array) -> Array:
+        return sense * np.array([z[1], plane(z[:1], z[1:])[0]])
+
+    def leaves(_: float, z: Array) -> float:
+        return float(2 - (np.abs(z - middle) / size).max())
+
+    leaves.terminal = True  # type: ignore[attr-defined]
+    exact = max(1e-8, 20 * plane.digits)
+    with np.errstate(all="ignore"):
+        path = solve_ivp(
+            rate, (0, time), start, "RK45", rtol=exact, atol=exact * size,
+            events=leaves, max_step=time / 400,
+        )  # fmt: skip
+    return np.asarray(path.y)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
-from scipy.integrate import solve_ivp
 from scipy.linalg import solve_continuous_lyapunov
 
-from .field import Plane, autonomous, rk4
+from .field import Plane, autonomous, follow, rk4
 from .rest import LOOKS, FixedPoint, find_fixed_points, key, mark
 from .states import System
 from .style import BAD, COLORS, GOOD, Array, line_properties, pale
@@ -247,25 +246,10 @@ def branch(
     """One half of a manifold: the path that leaves (x, 0) along an eigenvector."""
     away = np.array([1.0, value]) / np.hypot(1 / size[0], value / size[1])
     start = np.array([x, 0.0]) + side * 1e-4 * away
-    sense = np.sign(value)
-
-    def rate(_: float, z: Array) -> Array:
-        return sense * np.array([z[1], plane(z[:1], z[1:])[0]])
-
-    def leaves(_: float, z: Array) -> float:
-        return float(2 - (np.abs(z - middle) / size).max())
-
-    leaves.terminal = True  # type: ignore[attr-defined]
-    exact = max(1e-8, 20 * plane.digits)
-    time = t1 + np.log(1e4) / abs(
-        value
-    )  # the slow way out of the saddle is not counted
-    with np.errstate(all="ignore"):
-        path = solve_ivp(
-            rate, (0, time), start, "RK45", rtol=exact, atol=exact * size,
-            events=leaves, max_step=time / 400,
-        )  # fmt: skip
-    xs, vs = np.concatenate([[[x], [0.0]], path.y], axis=1)
+    # The slow way out of the saddle is not counted.
+    time = t1 + np.log(1e4) / abs(value)
+    path = follow(plane, start, time, middle, size, np.sign(value))
+    xs, vs = np.concatenate([[[x], [0.0]], path], axis=1)
     return xs, vs
 
 

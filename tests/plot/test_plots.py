@@ -66,6 +66,7 @@ DRAW |= {
 # Listed with the plots, but they return numbers, or Axes of another number or kind.
 DATA = {
     "animate",
+    "interactive",
     "find_fixed_points",
     "palette",
     "space",
