@@ -16,7 +16,14 @@ from .check_gradient import check_gradient
 from .events import odeint_event
 from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
 from .methods import ADAPTIVE, METHODS, SOLVERS, Adaptive, Splitting
-from .models import MomentumNet, SecondOrderODE, State, memory_report
+from .models import (
+    MomentumNet,
+    SecondOrderODE,
+    State,
+    memory_report,
+    to_momentum,
+    to_residual,
+)
 from .odeint import odeint
 from .solution import DenseOutput, Solution, Stats
 from .systems import (
@@ -75,6 +82,8 @@ __all__ = [
     "SecondOrderODE",
     "State",
     "memory_report",
+    "to_momentum",
+    "to_residual",
     # around them
     "data",
     "GaussNewton",

@@ -178,6 +178,9 @@ class Run:
     ) -> tuple[list[Tensor], Trace]:
         """Run the tape from a state on the grid."""
         hashes = fingerprint(state.x, *state.velocities)
+        if self.autocast and self.autocast[2]:
+            # Weights cast before this pass would seem to come from outside.
+            torch.clear_autocast_cache()
         leaves = self.new_leaves(arguments)
         generators = RandomStates(state.x.device)
         rolls, random = generators.first, {}

@@ -1,8 +1,17 @@
 """Networks: second-order neural ODEs and Momentum ResNets over one machinery."""
 
 from .budget import MemoryReport, memory_report
+from .convert import to_momentum, to_residual
 from .invert import State
 from .momentum_net import MomentumNet
 from .second_order_ode import SecondOrderODE
 
-__all__ = ["MemoryReport", "MomentumNet", "SecondOrderODE", "State", "memory_report"]
+__all__ = [
+    "MemoryReport",
+    "MomentumNet",
+    "SecondOrderODE",
+    "State",
+    "memory_report",
+    "to_momentum",
+    "to_residual",
+]

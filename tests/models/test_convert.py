@@ -1,0 +1,429 @@
+"""Conversion: other people's stacks as Momentum ResNets, and back."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from problems import noise
+from torch import nn
+
+import secondorder as so
+
+# torch's own layers, as they are, in evaluation with a padding mask.
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+KEY_MASK = torch.tensor([[False, False, False, True, True]] + 2 * [5 * [False]])
+
+
+class Residual(nn.Module):
+    """A ResNet's block: convolutions, BatchNorm, in-place ReLU, a shortcut."""
+
+    def __init__(self, inner, outer, stride=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outer)
+        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outer)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or inner != outer:
+            self.downsample = nn.Conv2d(inner, outer, 1, stride, bias=False)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        y += x if self.downsample is None else self.downsample(x)
+        return self.relu(y)
+
+
+class ResNet(nn.Module):
+    """What torchvision's look like."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.layer1 = nn.Sequential(*(Residual(8, 8) for _ in range(2)))
+        self.layer2 = nn.Sequential(
+            Residual(8, 16, 2), *(Residual(16, 16) for _ in range(3))
+        )
+
+    def forward(self, x):
+        return self.layer2(self.layer1(self.conv(x))).mean((2, 3))
+
+
+class Block(nn.Module):
+    """A residual block that takes and returns its state in some form."""
+
+    def __init__(self, form="plain"):
+        super().__init__()
+        self.lin, self.form = nn.Linear(4, 4), form
+
+    def forward(self, *args, hidden_states=None, bias=None, scale=1.0, seen=None):
+        x = hidden_states if self.form == "keyword" else args[-1]
+        y = x + scale * torch.tanh(self.lin(x))
+        if self.form == "bias":
+            bias = self.lin.weight.sum(0) if bias is None else bias
+            return y + bias, bias
+        if self.form == "leaky":
+            return y, self.lin(x)
+        if self.form == "inplace":
+            return x.mul_(2.0)
+        if self.form == "appends":
+            seen.append(y)
+        return {"second": {"h": y}, "keyword": (y, None)}.get(self.form, y)
+
+
+class Loop(nn.Module):
+    """Somebody's loop over blocks."""
+
+    def __init__(self, form="plain", count=4):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(form) for _ in range(count))
+
+    def forward(self, x):
+        bias, seen = None, []
+        for n, block in enumerate(self.blocks[: len(self.blocks)]):
+            scale = torch.tensor(1.0 + n)  # an argument for each layer
+            if block.form == "keyword":
+                x, _ = block(hidden_states=x, scale=scale)
+            elif block.form == "second":
+                x = block(torch.tensor(n), x, scale=scale)["h"]
+            elif block.form in ("bias", "leaky"):
+                x, bias = block(x, bias=bias)
+            else:
+                x = block(x, scale=scale, seen=seen)
+        return x
+
+
+def transformer():
+    return nn.Transformer(8, 2, 2, 3, 16, dropout=0.1, batch_first=True)
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+    return nn.TransformerEncoder(layer, 3)
+
+
+def padded(model):
+    return model(noise(3, 5, 8), src_key_padding_mask=KEY_MASK)
+
+
+def both(model):
+    causal = nn.Transformer.generate_square_subsequent_mask(4)
+    x, y = noise(3, 5, 8), noise(3, 4, 8, seed=2)
+    return model(x, y, tgt_mask=causal, src_key_padding_mask=KEY_MASK)
+
+
+def vectors(model):
+    return model(noise(3, 4))
+
+
+def images(model):
+    return model(noise(4, 3, 10, 10))
+
+
+STACKS = {
+    "Sequential": (lambda: nn.Sequential(*(Block() for _ in range(4))), "", vectors),
+    "ModuleList": (Loop, "blocks", vectors),
+    "keyword": (lambda: Loop("keyword"), "blocks", vectors),
+    "second": (lambda: Loop("second"), "blocks", vectors),
+    "bias": (lambda: Loop("bias"), "blocks", vectors),
+    "ResNet": (ResNet, ["layer1", "layer2"], images),
+    "encoder": (encoder, "layers", padded),
+    "transformer": (transformer, ["encoder.layers", "decoder.layers"], both),
+}
+
+
+def built(name):
+    make, path, call = STACKS[name]
+    torch.manual_seed(0)
+    return make(), path, call
+
+
+def gradients(model, call):
+    """Value and gradients of some function of the outputs, randomness fixed."""
+    torch.manual_seed(1)
+    out = call(model)
+    weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+    wanted = [p for p in model.parameters() if p.requires_grad]
+    found = torch.autograd.grad((out * weights).sum(), wanted, allow_unused=True)
+    pairs = zip(found, wanted, strict=True)
+    return out.detach(), [torch.zeros_like(p) if g is None else g for g, p in pairs]
+
+
+def error(found, expected):
+    """Largest relative error; zero gradients (key biases) by the largest of all."""
+    top = max(b.abs().max().item() for b in expected)
+    pairs = zip(found, expected, strict=True)
+    return max(
+        ((a - b).abs().max() / b.abs().max().clamp(min=1e-2 * top)).item()
+        for a, b in pairs
+    )
+
+
+def agree(model, path, call):
+    """Routes agree; γ = 0 is the network itself; the way back is."""
+    keys = list(model.state_dict())
+    out, grads = gradients(model, call)
+    plain = so.to_momentum(copy.deepcopy(model), path, 0.0, "backprop")
+    assert list(plain.state_dict()) == keys
+    same, same_grads = gradients(plain, call)
+    torch.testing.assert_close(same, out, rtol=1e-6, atol=1e-6)
+    assert error(same_grads, grads) < 5e-6
+    with torch.no_grad():
+        for m in (plain, model):
+            torch.manual_seed(2)
+            m.looked = call(m)
+    torch.testing.assert_close(plain.looked, model.looked, rtol=1e-6, atol=1e-6)
+    expected = gradients(
+        so.to_momentum(copy.deepcopy(model), path, gradient="backprop"), call
+    )
+    assert error([expected[0]], [out]) > 1e-3  # another function
+    for route in ("reversible", "checkpoint"):
+        momentum = so.to_momentum(copy.deepcopy(model), path, gradient=route)
+        assert list(momentum.state_dict()) == keys
+        found = gradients(momentum, call)
+        assert error([found[0]], [expected[0]]) < 1e-6
+        assert error(found[1], expected[1]) < 5e-6
+    before = {k: v.clone() for k, v in momentum.state_dict().items()}
+    back = so.to_residual(momentum)
+    assert [type(m) for m in back.modules()] == [type(m) for m in model.modules()]
+    assert list(back.state_dict()) == keys
+    assert all(torch.equal(v, before[k]) for k, v in back.state_dict().items())
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", STACKS)
+def test_routes_agree_and_no_momentum_is_the_network(name, train):
+    model, path, call = built(name)
+    agree(model.train(train), path, call)
+
+
+def test_the_recursion_by_hand():
+    model = Loop()
+    x = noise(3, 4)
+    expected, v = x, torch.zeros_like(x)
+    for n, block in enumerate(model.blocks):
+        v = 0.7 * v + 0.3 * (block(expected, scale=1.0 + n) - expected)
+        expected = expected + v
+    for route in ("backprop", "reversible"):
+        found = so.to_momentum(copy.deepcopy(model), "blocks", 0.7, route)(x)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("gamma", [-0.5, [0.5, -1.0, 0.25, -0.9]])
+def test_the_unnormalised_rule(gamma):
+    model, path, call = built("ModuleList")
+    both = [
+        so.to_momentum(copy.deepcopy(model), path, gamma, route, "unnormalised")
+        for route in ("reversible", "backprop")
+    ]
+    (out, found), (value, expected) = (gradients(m, call) for m in both)
+    assert error([out], [value]) < 1e-6
+    assert error(found, expected) < 5e-6
+
+
+def test_running_statistics_are_updated_once():
+    states = []
+    for route in ("reversible", "backprop"):
+        model, path, call = built("ResNet")
+        so.to_momentum(model, path, gradient=route)
+        call(model).sum().backward()
+        states.append(model.state_dict())
+    for key, value in states[1].items():
+        torch.testing.assert_close(states[0][key], value)
+    assert states[0]["layer2.3.bn2.num_batches_tracked"] == 1
+
+
+def test_blocks_that_change_the_shape_stay():
+    model, path, call = built("ResNet")
+    so.to_momentum(model, path)
+    call(model)
+    assert model.layer2.changes == [True, False, False, False]
+    with pytest.raises(ValueError, match=r"block 0 returned \(1, 16, 4, 4\)"):
+        model.layer2.state(noise(1, 8, 8, 8))
+    loop = so.to_momentum(Loop(), "blocks", gradient="backprop")
+    loop(noise(3, 4))
+    loop.blocks[1].lin.register_forward_hook(lambda m, a, out: out[:, None])
+    with pytest.raises(ValueError, match="block 1.*kept the shape before"):
+        loop(noise(3, 4))
+
+
+def test_learned_gamma_and_a_ramp():
+    gamma = nn.Parameter(torch.tensor(0.5))
+    model, path, call = built("ModuleList")
+    so.to_momentum(model, path, gamma)
+    _, found = gradients(model, call)
+    twin = so.to_momentum(
+        so.to_residual(copy.deepcopy(model)),
+        path,
+        nn.Parameter(torch.tensor(0.5)),
+        "backprop",
+    )
+    assert error(found, gradients(twin, call)[1]) < 5e-6
+    model, path, call = built("ModuleList")
+    out = call(model)
+    so.to_momentum(model, path, 0.5)
+    model.blocks.set_gamma(0.0)
+    torch.testing.assert_close(call(model), out, rtol=1e-6, atol=1e-6)
+    model.blocks.set_gamma(0.5)
+    assert model.blocks.gradient.name == "reversible"
+
+
+def test_an_inner_half_precision():
+    # float32 carries the state and the difference of rounded states: 4e-3 is one bit.
+    model, path, call = built("ModuleList")
+    exact = call(so.to_momentum(copy.deepcopy(model), path, gradient="backprop"))
+    model = so.to_momentum(model, path).bfloat16()
+    x = noise(3, 4).bfloat16()
+    out = model(x)
+    out.sum().backward()
+    with torch.no_grad():
+        walked = model(x)
+    assert out.dtype == walked.dtype == torch.bfloat16
+    for found in (out, walked):
+        torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_twice_under_autocast():
+    # The second pass meets weights that autocast has cast before.
+    model = so.to_momentum(Loop(), "blocks")
+    x = noise(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = (model(x) * model(x)).sum()
+    loss.backward()
+    assert model.blocks[0].lin.weight.grad.abs().sum() > 0
+
+
+def test_frozen_parts_and_stacks_that_need_no_gradient():
+    model, path, call = built("encoder")
+    model.layers[0].requires_grad_(False)
+    agree(model, path, call)
+    model.requires_grad_(False)
+    assert so.to_momentum(model, path)(noise(3, 5, 8)).grad_fn is None
+
+
+def test_checkpoints_pickles_and_copies(tmp_path):
+    model, path, call = built("encoder")
+    model.eval()
+    momentum = so.to_momentum(copy.deepcopy(model), path)
+    momentum.load_state_dict(model.state_dict())
+    model.load_state_dict(momentum.state_dict())
+    for twin in (copy.deepcopy(momentum), pickle.loads(pickle.dumps(momentum))):
+        torch.testing.assert_close(call(twin), call(momentum), rtol=0, atol=0)
+        assert type(so.to_residual(twin).layers) is nn.ModuleList
+    torch.save(momentum, tmp_path / "model.pt")
+    back = torch.load(tmp_path / "model.pt", weights_only=False)
+    torch.testing.assert_close(call(back), call(momentum), rtol=0, atol=0)
+    assert momentum.double()(noise(3, 5, 8).double()).dtype == torch.float64
+
+
+def test_blocks_are_read_through():
+    model = so.to_momentum(Loop(), "blocks", 0.3)
+    assert model.blocks[-1].lin is dict(model.named_modules())["blocks.3.lin"]
+    assert [block.form for block in model.blocks] == 4 * ["plain"]
+    model.blocks[1].note = 5
+    assert model.get_submodule("blocks.1").note == 5
+    assert len(model.blocks) == 4
+    assert "gamma=0.3" in repr(model)
+    with pytest.raises(IndexError, match="out of range"):
+        model.blocks[4]
+    part = model.blocks[1:3]
+    assert [*part.state_dict()] == [
+        f"{n}.lin.{p}" for n in (1, 2) for p in ("weight", "bias")
+    ]
+    twin = so.to_momentum(copy.deepcopy(model.blocks.residual()), "", 0.3, "backprop")
+    x = noise(3, 4)
+    torch.testing.assert_close(part(x), twin[1:3](x))
+    sequential = so.to_momentum(
+        nn.Sequential(*(nn.Sequential(Block()) for _ in "ab")), ""
+    )
+    assert sequential[0][0].form == "plain"
+
+
+def test_the_stack_is_a_momentum_net():
+    model, path, call = built("Sequential")
+    stack = so.to_momentum(model, path, 0.5)
+    x = noise(3, 4)
+    x0, v0 = stack.inverse(stack.state(x))
+    assert torch.equal(x0, x) and not v0.any()
+    torch.testing.assert_close(stack.trajectory(x)[0][-1], stack(x))
+    assert "reversible" in repr(so.memory_report(stack, x))
+    kept = so.to_momentum(so.to_residual(stack), "", 0.5, memory="1MB")
+    out, found = gradients(kept, call)
+    plain = so.to_momentum(so.to_residual(kept), "", 0.5, "backprop")
+    assert error(found, gradients(plain, call)[1]) < 5e-6
+    moved = stack(x, velocity=torch.ones(4))
+    assert not torch.allclose(moved, stack(x))
+
+
+def test_compiled_blocks():
+    model, path, call = built("ModuleList")
+    out, expected = gradients(
+        so.to_momentum(copy.deepcopy(model), path, gradient="backprop"), call
+    )
+    model = so.to_momentum(model, path, compile={"backend": "eager"})
+    keys = [*model.state_dict()]
+    value, found = gradients(model, call)
+    assert error([value], [out]) < 1e-6
+    assert error(found, expected) < 5e-6
+    back = so.to_residual(model)
+    assert [*back.state_dict()] == keys
+    assert back.blocks[0]._compiled_call_impl is None
+
+
+def test_hidden_graphs_are_refused_not_lost():
+    x = noise(3, 4)
+    with pytest.raises(TypeError, match=r"block 1 .*\(Tensor\).*backprop"):
+        so.to_momentum(Loop("leaky"), "blocks")(x)
+    so.to_momentum(Loop("leaky"), "blocks", gradient="backprop")(x)
+    with pytest.raises(RuntimeError, match="argument of the field was changed"):
+        so.to_momentum(Loop("appends"), "blocks")(x)
+    for route in ("reversible", "backprop"):
+        with pytest.raises(RuntimeError, match="wrote into the state|in-place"):
+            so.to_momentum(Loop("inplace"), "blocks", gradient=route)(x)
+
+
+def test_the_state_between_blocks_is_not_there_yet():
+    blocks = so.to_momentum(Loop(), "blocks").blocks
+    x = noise(3, 4)
+    for use in (lambda h: h + 1, torch.tanh, lambda h: h.sum(), lambda h: x + h):
+        with pytest.raises(RuntimeError, match="state between two blocks was used"):
+            use(blocks[0](x))
+    between = blocks[0](x)
+    with pytest.raises(RuntimeError, match="state between"):
+        between.shape  # noqa: B018 (not known before the first pass)
+    blocks(x)
+    assert blocks[0](x).shape == (3, 4)
+    assert isinstance(between, torch.Tensor)
+    with pytest.raises(RuntimeError, match=r"block 2 \(Block\) was called on"):
+        blocks[2](between)
+    with torch.no_grad():
+        with pytest.raises(RuntimeError, match="called on something"):
+            blocks[1](x)
+        with pytest.raises(RuntimeError, match="called on something"):
+            blocks[1](blocks[0](x) + 1)
+    with pytest.raises(TypeError, match="without a state"):
+        blocks[0](torch.tensor(3))
+
+
+def test_paths_that_lead_nowhere():
+    model = transformer()
+    with pytest.raises(
+        ValueError, match="'encoder.layer' leads nowhere.*'encoder.layers'"
+    ):
+        so.to_momentum(model, "encoder.layer")
+    with pytest.raises(ValueError, match="leads to a TransformerEncoderLayer"):
+        so.to_momentum(model, "encoder.layers.0")
+    with pytest.raises(TypeError, match="`path` must be a str"):
+        so.to_momentum(model, 3)
+    with pytest.raises(ValueError, match="it is empty"):
+        so.to_momentum(nn.Sequential(), "")
+    with pytest.raises(ValueError, match="nothing looks like a stack"):
+        so.to_momentum(nn.Linear(2, 2), "weight")
+    with pytest.raises(ValueError, match="`gamma` is 0"):
+        so.to_momentum(model, ["encoder.layers"], 0.0)
+    with pytest.raises(ValueError, match="so.to_momentum has converted"):
+        so.to_residual(model)  # nothing was changed by all of these
+    so.to_momentum(model, "encoder.layers")
+    with pytest.raises(ValueError, match="is converted already"):
+        so.to_momentum(model, "encoder.layers")
