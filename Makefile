@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The models here are small: one thread each, and one test worker per core.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint notebooks browser bench clean
+.PHONY: demo test lint docs dist notebooks browser bench clean
 
 demo: .venv/.ready
 	$(BIN)/python -m secondorder demo --out figures
@@ -18,6 +18,21 @@ lint: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, docs/_build/html: warnings are errors, links and names are looked up.
+docs: .venv/.docs
+	$(BIN)/python -m sphinx -b html -q -W --keep-going docs docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
+
+# A wheel that installs into an empty environment and runs there.
+dist: .venv/.ready
+	rm -rf dist build .venv/dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv/dist
+	.venv/dist/bin/python -m pip install --quiet --constraint constraints.txt \
+		dist/*.whl
+	cd .venv/dist && bin/python -m secondorder --version
+	cd .venv/dist && bin/python -m secondorder demo --quick --out figures
 
 # Run every notebook from top to bottom and keep the new outputs.
 notebooks: .venv/.ready
@@ -31,13 +46,18 @@ bench: .venv/.bench
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf .venv build figures *.egg-info
+	rm -rf .venv build dist figures docs/_build *.egg-info
 
 # constraints.txt pins torch==2.13.0 and what the tests ran with.
 .venv/.ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 		--editable '.[test]'
+	touch $@
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[docs]'
 	touch $@
 
 .venv/.bench: .venv/.ready

@@ -1,6 +1,6 @@
 """Look at the built site: every public name is in its search, every link leads on.
 
-    python docs/check.py docs/_build/html
+python docs/check.py docs/_build/html
 """
 
 import re

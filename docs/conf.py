@@ -1,6 +1,6 @@
 """The site: reference from docstrings, chapters from notebooks, a gallery that is run.
 
-    make docs       builds docs/_build/html; warnings are errors
+make docs       builds docs/_build/html; warnings are errors
 """
 
 import re
@@ -46,6 +46,8 @@ plot_html_show_source_link = False
 plot_html_show_formats = False
 plot_formats = [("png", 160)]
 plot_pre_code = ""
+plot_rcparams = {"figure.figsize": (5.6, 3.6)}
+plot_apply_rcparams = True
 
 html_theme = "furo"
 html_title = f"secondorder {release}"

@@ -1,5 +1,6 @@
 """Reference pages, one per room of the package, written from what it exports."""
 
+import doctest
 import inspect
 from collections.abc import Iterator
 from importlib import import_module
@@ -7,9 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sphinx.ext.napoleon import NumpyDocstring
+
 import secondorder as so
 from secondorder.cli import COMMANDS
-from sphinx.ext.napoleon import NumpyDocstring
 
 HERE = Path(__file__).parent / "reference"
 # Page: its title, what it is for, and the folders that its top-level names come from.
@@ -63,7 +65,7 @@ def entry(where: str, name: str, value: Any) -> Iterator[str]:
     """The lines that document one name."""
     whole = f"{where}.{name}"
     if isinstance(value, so.Gradient):
-        text = inspect.getdoc(value.run_plan) or ""
+        text = inspect.getdoc(value.run_plan or value.run_solver) or ""
         text = NumpyDocstring(text.replace("|", r"\|"))
         yield f".. py:function:: {whole}(plan, field, x, v, args=(), **options)"
         yield ""
@@ -109,6 +111,28 @@ def command_line() -> str:
     return "\n".join(lines) + "\n"
 
 
+def gallery() -> str:
+    """Every picture, drawn by the example of its docstring."""
+    title = "Gallery"
+    lines = [
+        title,
+        "=" * len(title),
+        "",
+        "Every picture with the code that drew it.",
+        "",
+    ]
+    for name in so.plot.__all__:
+        plot = getattr(so.plot, name)
+        text = inspect.getdoc(plot) or ""
+        examples = doctest.DocTestParser().get_examples(text)
+        code = [line for e in examples for line in e.source.splitlines()]
+        first = text.split("\n\n")[0].replace("\n", " ").replace("|", r"\|")
+        lines += [name, "-" * len(name), "", first, ""]
+        lines += [f":py:func:`secondorder.plot.{name}`", "", ".. plot::", ""]
+        lines += [f"   {line}" for line in code] + [""]
+    return "\n".join(lines) + "\n"
+
+
 def write(app: Any = None) -> None:
     """Write all pages; a name without a page ends the build."""
     HERE.mkdir(exist_ok=True)
@@ -125,7 +149,9 @@ def write(app: Any = None) -> None:
         where = f"secondorder.{name}"
         rows = [(where, n, getattr(module, n)) for n in public(module)]
         text = f".. automodule:: {module.__name__}\n   :no-members:"
+        text += "\n\n.. py:currentmodule:: None"
         (HERE / f"{name}.rst").write_text(page(title, text, rows))
+    (HERE / "gallery.rst").write_text(gallery())
     (HERE / "command_line.rst").write_text(command_line())
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m secondorder demo | verify | orders | memory``."""
+"""The command line, ``python -m secondorder COMMAND``: every key of ``COMMANDS``."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
+from .. import __version__
 from .arguments import parse, refuse
 
 # Each command is a module with main(argv) -> exit status, imported when it is called.
@@ -14,6 +15,8 @@ COMMANDS = {
     "verify": "train linear models and compare with the theory of what they represent",
     "orders": "measure the order of every method",
     "memory": "count the bytes that every gradient route keeps, against depth",
+    "bench": "time the gradient routes on this machine, as ratios to backprop",
+    "plot": "draw the phase portrait of a system, named or of a module of yours",
 }
 
 
@@ -25,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Each command has its own --help. Exit status: 0 if all is well, 1 if a "
         "check failed, 2 for bad arguments, 3 for an error.",
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, text in COMMANDS.items():
         # Everything after the name belongs to the command, --help included.

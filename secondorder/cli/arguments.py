@@ -6,6 +6,7 @@ Status 1 belongs to the checks of ``verify`` and ``orders``: whoever runs them b
 script must be able to tell a wrong number from a wrong path.
 """
 
+import json
 import sys
 import tempfile
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -20,7 +21,8 @@ def parse(
 ) -> tuple[Namespace, list[str]]:
     """Parse, or refuse in one line; return the arguments, and the unknown ones.
 
-    A directory ``--out`` is there and can be written into afterwards.
+    A directory ``--out`` is there and can be written into afterwards; so can a file
+    ``--json``.
     """
     text.error = partial(refuse, text.prog)  # type: ignore[method-assign]
     args, rest = text.parse_known_args(argv)
@@ -28,6 +30,8 @@ def parse(
         text.error(f"unrecognized arguments: {' '.join(rest)}")
     if getattr(args, "out", None) is not None:
         make_directory(text, args.out)
+    if getattr(args, "json", None) is not None:
+        writable(text, args.json)
     return args, rest
 
 
@@ -56,6 +60,49 @@ def replaceable(text: ArgumentParser, paths: Iterable[Path]) -> None:
                 path.open("ab").close()
         except OSError as error:
             text.error(f"argument --out: cannot replace {path}: {error.strerror}")
+
+
+def writable(text: ArgumentParser, path: Path) -> None:
+    """Refuse a file of results that cannot be written, and leave none behind."""
+    try:
+        there = path.exists()
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        text.error(f"argument --json: cannot write {path}: {error.strerror}")
+
+
+def common(
+    text: ArgumentParser,
+    figure: str = "",
+    default: Path | None = None,
+    quick: str = "",
+    numbers: bool = True,
+) -> None:
+    """The arguments that commands share: ``--out``, ``--json`` and ``--quick``."""
+    if figure:
+        where = f" (default: {default})" if default else ""
+        text.add_argument(
+            "--out",
+            type=directory,
+            default=default,
+            metavar="DIR",
+            help=f"write {figure} there{where}",
+        )
+    if numbers:
+        text.add_argument(
+            "--json", type=Path, metavar="FILE", help="write the numbers there, too"
+        )
+    if quick:
+        text.add_argument("--quick", action="store_true", help=quick)
+
+
+def write_json(path: Path | None, numbers: object) -> None:
+    """Write what a command found, if a file was asked for."""
+    if path is not None:
+        text = json.dumps(numbers, indent=1, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def directory(value: str) -> Path:

@@ -26,7 +26,7 @@ from ..models import SecondOrderODE
 from ..representability.propagator import Propagator
 from ..systems import Autonomous, Newton, SecondOrder
 from ..training import History, Model, fit
-from .arguments import directory, parse, replaceable
+from .arguments import common, parse, replaceable, write_json
 from .demo_figures import draw_cubic, draw_linear, draw_oscillator, draw_rings
 from .demo_models import (
     FIRST_ORDER,
@@ -281,8 +281,20 @@ def parser() -> argparse.ArgumentParser:
         description="Fit −x³, nested rings, a linear map and a noisy oscillator with a "
         "first-order and a second-order flow; write figures and a table.",
     )
-    text.add_argument("--out", type=directory, default=Path("figures"), metavar="DIR")
-    text.add_argument("--only", choices=ACTS, nargs="+", default=list(ACTS))
+    common(
+        text,
+        "the figures",
+        Path("figures"),
+        quick="a fiftieth of the training: the pictures, not the numbers",
+    )
+    text.add_argument(
+        "--only",
+        choices=ACTS,
+        nargs="+",
+        default=list(ACTS),
+        metavar="TASK",
+        help=f"some of {', '.join(ACTS)} (default: all)",
+    )
     text.add_argument(
         "--silverbox",
         type=silverbox_record,
@@ -290,10 +302,9 @@ def parser() -> argparse.ArgumentParser:
         help="fit this record too: SNLS80mV.csv, which the PyPI package "
         "nonlinear-benchmarks downloads (two minutes more)",
     )
+    # The name that --quick had.
     text.add_argument(
-        "--fast",
-        action="store_true",
-        help="a fiftieth of the training: the pictures, not the numbers",
+        "--fast", dest="quick", action="store_true", help=argparse.SUPPRESS
     )
     return text
 
@@ -315,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def train(
         model: Model, loss: Callable[[Model], Tensor], steps: int, lr: float
     ) -> History:
-        steps = max(2, steps // 50) if args.fast else steps
+        steps = max(2, steps // 50) if args.quick else steps
         history = fit(model, loss, steps, lr, bar)
         if history.stopped.startswith("interrupted"):
             raise KeyboardInterrupt  # the table is not made of half-trained models
@@ -330,7 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             seconds = time.perf_counter() - start
             print(f"{name}: {args.out / name}.png ({seconds:.0f} s)", flush=True)
         print(f"\n{table(rows)}", flush=True)
+        write_json(args.json, [row._asdict() for row in rows[1:]])
         if args.silverbox is not None:
-            settings = {"length": 100, "count": 4, "rounds": 2} if args.fast else {}
+            settings = {"length": 100, "count": 4, "rounds": 2} if args.quick else {}
             print(f"\n{silverbox_table(silverbox(args.silverbox, **settings))}")
     return 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .. import plot
 from ..models import MomentumNet
 from ..monitor import SavedBytes
-from .arguments import count, directory, parse, replaceable
+from .arguments import common, count, parse, replaceable, write_json
 
 ROUTES = ("backprop", "checkpoint", "reversible")
 
@@ -55,15 +55,17 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m secondorder memory",
         description="Count the bytes that each gradient route keeps, against depth.",
     )
+    common(text, "memory.png", None)
     text.add_argument(
-        "--out", type=directory, metavar="DIR", help="write memory.png there"
+        "--depth",
+        type=count,
+        nargs="+",
+        default=[10, 30, 100, 300, 1000],
+        help="numbers of layers (default: 10 30 100 300 1000)",
     )
-    text.add_argument(
-        "--depth", type=count, nargs="+", default=[10, 30, 100, 300, 1000]
-    )
-    text.add_argument("--gamma", type=float, default=0.9)
-    text.add_argument("--width", type=count, default=32)
-    text.add_argument("--batch", type=count, default=64)
+    text.add_argument("--gamma", type=float, default=0.9, help="γ (default: 0.9)")
+    text.add_argument("--width", type=count, default=32, help="d (default: 32)")
+    text.add_argument("--batch", type=count, default=64, help="samples (default: 64)")
     return text
 
 
@@ -97,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             counted[route].append(saved_bytes(model, x))
         cells = (f"{counted[route][-1] / 1024:>14.1f}" for route in ROUTES)
         print(f"{depth:>6}" + "".join(cells), flush=True)
+    numbers = {n: getattr(args, n) for n in ("depth", "gamma", "width", "batch")}
+    write_json(args.json, {**numbers, "bytes": counted})
     if args.out:
         fig = Figure(figsize=(5, 3.6), layout="constrained")
         plot.memory(args.depth, counted, fig.subplots())

@@ -20,7 +20,8 @@ from .. import plot
 from ..methods import METHODS
 from ..odeint import odeint
 from ..systems import Acceleration, SecondOrder
-from .arguments import directory, parse, replaceable
+from .arguments import common, parse, replaceable, write_json
+from .tables import fitted
 
 START, END = (1.2, 0.3), 4.0
 FLOOR = 1e-12  # errors below this are rounding
@@ -109,10 +110,15 @@ def parser() -> argparse.ArgumentParser:
         description="Measure the order of every method on a damped, driven pendulum; "
         "exit status 1 if one is not what its table says.",
     )
+    common(text, "orders.png", None)
     text.add_argument(
-        "--out", type=directory, metavar="DIR", help="write orders.png there"
+        "--only",
+        choices=METHODS,
+        nargs="+",
+        default=list(METHODS),
+        metavar="METHOD",
+        help=f"some of {', '.join(METHODS)} (default: all)",
     )
-    text.add_argument("--only", choices=METHODS, nargs="+", default=list(METHODS))
     return text
 
 
@@ -124,18 +130,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = truth()
     results: dict[str, tuple[list[int], list[float]]] = {}
     wrong: list[str] = []
-    print(f"{'method':<20} order  measured  evaluations/step  h·c/m up to  use")
+    rows: list[dict[str, object]] = []
+    print(fitted(f"{'method':<20} order  measured  f/step  h·c/m up to  use"))
     for name in args.only:
         method, results[name] = METHODS[name], measure(name, wanted)
         found = slope(*results[name])
         if abs(found - method.order) > WINDOW * method.order:
             wrong.append(name)
-        print(
+        evaluations, errors = results[name]
+        rows.append({"method": name, "order": method.order, "measured": found,
+                     "evaluations": evaluations, "errors": errors})  # fmt: skip
+        line = (
             f"{name:<20} {method.order:>5}  {found:>8.2f}  "
-            f"{method.evaluations_per_step:>16}  {method.damping_limit:>11g}  "
-            f"{method.summary}",
-            flush=True,
+            f"{method.evaluations_per_step:>6}  {method.damping_limit:>11g}  "
+            f"{method.summary}"
         )
+        print(fitted(line), flush=True)
+    write_json(args.json, rows)
     if args.out:
         fig = Figure(figsize=(8, 4.5), layout="constrained")
         plot.work_precision(results, fig.subplots())

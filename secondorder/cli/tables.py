@@ -1,9 +1,19 @@
 """Text in columns, for the tables that the commands print."""
 
+import shutil
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def fitted(line: str) -> str:
+    """A line no wider than the terminal it goes to; whole where there is none."""
+    width = shutil.get_terminal_size().columns
+    if not sys.stdout.isatty() or len(line) <= width:
+        return line
+    return line[: width - 1] + "…"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -13,7 +23,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([lines[0], "─" * sum(widths, 2 * len(widths) - 2), *lines[1:]])
+    rule = "─" * sum(widths, 2 * len(widths) - 2)
+    return "\n".join(map(fitted, [lines[0], rule, *lines[1:]]))
 
 
 def median_and_range(values: Tensor, form: str) -> str:

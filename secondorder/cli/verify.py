@@ -41,6 +41,8 @@ from ..representability import (
 from ..representability.propagator import Propagator
 from ..systems import SecondOrder
 from ..training import fit
+from .arguments import common, parse, replaceable, write_json
+from .tables import fitted
 from .verify_figures import draw
 from .verify_starts import check_paper, check_starts
 from .verify_table import Check, progress
@@ -313,11 +315,8 @@ def report(checks: Iterable[Check]) -> bool:
     """Print checks as lines of the table; return whether all passed."""
     for check in checks:
         mark = "ok  " if check.passed else "FAIL"
-        print(
-            f"{mark} {check.part}  {check.what:<62} {check.measured:>20}   "
-            f"{check.wanted}",
-            flush=True,
-        )
+        line = f"{mark} {check.part}  {check.what:<62} {check.measured:>20}"
+        print(fitted(f"{line}   {check.wanted}"), flush=True)
     return all(check.passed for check in checks)
 
 
@@ -329,20 +328,14 @@ def parser() -> argparse.ArgumentParser:
         "training against the floor, the limit of many layers, the statements of the "
         "paper, and other starts; exit status 1 if a check fails.",
     )
-    text.add_argument(
-        "--out",
-        type=Path,
-        default=Path("figures"),
-        metavar="DIR",
-        help="where verify.png goes (default: figures)",
-    )
-    text.add_argument("--quick", action="store_true", help="fewer and smaller cases")
+    common(text, "verify.png", Path("figures"), quick="fewer and smaller cases")
     return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all checks, print the table, draw; return the exit status."""
-    args = parser().parse_args(argv)
+    args, _ = parse(text := parser(), argv)
+    replaceable(text, [args.out / "verify.png"])
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -355,7 +348,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         more = list(check_paper()) + list(check_starts(args.quick))
         passed &= report(more)
     figure = draw(args.out, args.quick, curves, floors, DEPTHS, errors)
-    count = len(named + random + training + limit + more)
+    checks = named + random + training + limit + more
+    count = len(checks)
+    write_json(args.json, [check._asdict() for check in checks])
     outcome = "all passed" if passed else "SOME FAILED"
     print(f"\n{count} checks, {outcome}, {time.perf_counter() - start:.0f} s; {figure}")
     return 0 if passed else 1

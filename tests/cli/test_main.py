@@ -1,15 +1,17 @@
 """The command line: help, exit statuses, and what the commands print and write."""
 
+import json
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
 import torch
 from made_up_record import record
 
-from secondorder.cli import COMMANDS, demo, main, memory, orders
+from secondorder.cli import COMMANDS, bench, demo, main, memory, orders, plot, tables
 from secondorder.methods import METHODS
 from secondorder.training import History
 
@@ -50,7 +52,7 @@ def test_commands_are_imported_only_when_called():
 
 def test_the_demo_prints_its_table_and_writes_its_figures(tmp_path, capsys):
     state = torch.get_rng_state()
-    assert main(["demo", "--fast", "--out", str(tmp_path / "new")]) == 0
+    assert main(["demo", "--quick", "--out", str(tmp_path / "new")]) == 0
     assert torch.equal(state, torch.get_rng_state())
     written = sorted(path.name for path in (tmp_path / "new").iterdir())
     assert written == sorted(f"{act}.png" for act in demo.ACTS)
@@ -88,12 +90,16 @@ def test_theory_and_training_agree_on_the_linear_map(tmp_path):
 
 
 def test_orders_measures_what_it_is_asked_to_and_draws_it(tmp_path, capsys):
-    assert main(["orders", "--only", "verlet", "chin4", "--out", str(tmp_path)]) == 0
+    argv = ["--out", str(tmp_path), "--json", str(tmp_path / "orders.json")]
+    assert main(["orders", "--only", "verlet", "chin4", *argv]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:3]] == ["verlet", "chin4"]
     assert float(lines[1].split()[2]) == pytest.approx(2, rel=0.05)
     assert float(lines[2].split()[2]) == pytest.approx(4, rel=0.05)
     assert (tmp_path / "orders.png").stat().st_size > 10_000
+    rows = json.loads((tmp_path / "orders.json").read_text())
+    assert [row["order"] for row in rows] == [2, 4]
+    assert len(rows[0]["errors"]) == len(rows[0]["evaluations"])
 
 
 def test_orders_fails_where_the_table_is_wrong(monkeypatch, capsys):
@@ -121,6 +127,43 @@ def test_memory_grows_with_depth_for_backprop_but_not_for_reversible(tmp_path, c
     assert hundred[1] < 5 * ten[1]  # checkpoint: about √N
     assert hundred[2] < 1.5 * ten[2]  # reversible
     assert (tmp_path / "memory.png").exists()
+
+
+def test_bench_compares_the_routes(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "SIZES", [bench.Size(2, 4, 8, 20)])
+    assert main(["bench", "--quick", "--json", str(tmp_path / "b.json")]) == 0
+    rows = json.loads((tmp_path / "b.json").read_text())
+    assert [row["route"] for row in rows] == list(memory.ROUTES)
+    assert rows[0]["ratio"] == 1 and rows[0]["bytes"] > rows[2]["bytes"] > 0
+    assert "2–4–2, batch 8, 20 layers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [*plot.SYSTEMS, "made_up_system:well"])
+def test_plot_draws_a_portrait(name, tmp_path, monkeypatch):
+    (tmp_path / "made_up_system.py").write_text(
+        "import secondorder as so\nwell = so.SecondOrderODE(lambda t, x: x - x**3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", name, "--paths", "2", "--out", "pictures", "--page"]) == 0
+    assert "<script" in (tmp_path / "pictures" / "portrait.html").read_text()
+    assert (tmp_path / "pictures" / "portrait.png").stat().st_size > 10_000
+
+
+def test_plot_refuses_what_has_no_plane(tmp_path, monkeypatch, capsys):
+    (tmp_path / "made_up_plane.py").write_text(
+        "import secondorder as so, torch\n"
+        "swirl = so.Newton(lambda t, x: x @ torch.ones(2, 2, dtype=x.dtype))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert "system" in refused(main, ["plot", "made_up_plane:swirl"], capsys)
+
+
+def test_lines_fit_the_terminal(monkeypatch):
+    line = "x" * 100
+    assert tables.fitted(line) == line  # into a file
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert tables.fitted(line) == "x" * 79 + "…"
 
 
 def test_saved_bytes_counts_each_storage_once_and_no_weights():
@@ -183,7 +226,22 @@ BAD = {
     "demo --silverbox {tmp}/no.csv": "nonlinear-benchmarks",
     "demo --silverbox {tmp}/file": "SHA-256",
     "demo --silverbox {tmp}": "--silverbox",
+    "demo --json {tmp}": "--json",
+    "orders --json {tmp}/no/file.json": "--json",
+    "bench --repeats 0": "--repeats",
+    "bench --device nowhere": "--device",
+    "bench --json {tmp}": "--json",
+    "plot": "system",
+    "plot nosuch": "double_well",
+    "plot no.such:thing": "no",
+    "plot secondorder:odeint": "so.Newton",
+    "plot pendulum --xlim 1 1": "--xlim",
+    "plot pendulum --vlim 1": "--vlim",
+    "plot pendulum --paths 0": "--paths",
+    "plot pendulum --time nan": "--time",
+    "plot pendulum --out {tmp}/held": "portrait.png",
     "verify --out {tmp}/file": "--out",
+    "verify --out {tmp}/held": "verify.png",
     "verify --quick --out /proc/nowhere": "--out",
     "verify --quikc": "--quikc",
 }
@@ -192,16 +250,15 @@ BAD = {
 @pytest.mark.parametrize("line", BAD)
 def test_bad_arguments_are_refused_in_one_line_before_any_work(line, tmp_path, capsys):
     (tmp_path / "file").write_text("not a record, and no directory\n")
-    for name in ("memory", "orders", "rings"):
+    for name in ("memory", "orders", "rings", "portrait", "verify"):
         (tmp_path / "held" / f"{name}.png").mkdir(parents=True)  # no file goes there
     before = sorted(tmp_path.rglob("*"))
     command, *argv = line.format(tmp=tmp_path).split(" ")
     text = refused(main, [command, *argv], capsys)
     assert text.startswith(f"python -m secondorder {command}: ")
     assert BAD[line] in text
-    if command != "verify":  # which leaves it to the main command
-        module = {"memory": memory, "orders": orders, "demo": demo}[command]
-        assert refused(module.main, argv, capsys) == text
+    module = import_module(f"secondorder.cli.{command}")
+    assert refused(module.main, argv, capsys) == text
     assert sorted(tmp_path.rglob("*")) == before
 
 
