@@ -51,15 +51,19 @@ def test_everything_the_tests_install_is_pinned():
 # Where what an extra installs is used: a file, and the text that uses it there.
 SERVES = {
     "diffrax": ("benchmarks/work_precision.py", "import diffrax"),
+    "furo": ("docs/conf.py", 'html_theme = "furo"'),
     "hypothesis": ("tests/representability/test_witness.py", "from hypothesis import"),
     "ipykernel": ("tests/test_notebooks.py", 'kernel_name="python3"'),
     "momentumnet": ("benchmarks/gradients.py", "import momentumnet"),
     "mypy": ("Makefile", "$(BIN)/mypy"),
+    "myst-nb": ("docs/conf.py", '"myst_nb"'),
     "nbclient": ("Makefile", "$(BIN)/jupyter execute"),
     "nbformat": ("tests/test_notebooks.py", "import nbformat"),
     "pytest": ("Makefile", "-m pytest"),
     "pytest-xdist": ("Makefile", "--numprocesses"),
     "ruff": ("Makefile", "$(BIN)/ruff check"),
+    "sphinx": ("Makefile", "-m sphinx"),
+    "sphinx-copybutton": ("docs/conf.py", '"sphinx_copybutton"'),
     "tqdm": ("secondorder/monitor.py", "from tqdm import tqdm"),
 }
 
@@ -72,7 +76,8 @@ def test_everything_an_extra_installs_is_used():
 
 def test_the_readme_names_the_extras_that_a_user_may_want():
     text = (ROOT / "README.md").read_text()
-    assert set(re.findall(r"'\.\[(\w+)\]'", text)) == EXTRAS.keys() - {"test", "bench"}
+    named = set(re.findall(r"'\.\[(\w+)\]'", text))
+    assert named == EXTRAS.keys() - {"test", "docs", "bench"}
 
 
 def test_importing_the_package_changes_no_global_state_and_skips_matplotlib():
@@ -94,7 +99,12 @@ def test_the_package_is_typed_and_licensed():
 def test_ci_runs_what_a_person_would_type():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert "make lint test" in script.read_text()
+    assert "make lint test docs" in script.read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "lint", "notebooks", "bench"):
+    for target in ("demo", "test", "lint", "docs", "dist", "notebooks", "bench"):
         assert re.search(rf"^{target}: \.venv/", makefile, flags=re.M)
+
+
+def test_the_citation_has_the_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {secondorder.__version__}" in text

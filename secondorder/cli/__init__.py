@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
-from .. import __version__
 from .arguments import parse, refuse
 
 # Each command is a module with main(argv) -> exit status, imported when it is called.
@@ -28,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="Each command has its own --help. Exit status: 0 if all is well, 1 if a "
         "check failed, 2 for bad arguments, 3 for an error.",
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    version = import_module("..", __name__).__version__
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, text in COMMANDS.items():
         # Everything after the name belongs to the command, --help included.
