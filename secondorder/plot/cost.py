@@ -18,6 +18,7 @@ from .style import (
     line_properties,
     look,
     number,
+    outside,
     pair,
     with_gaps,
 )
@@ -114,8 +115,7 @@ def work_precision(
     ax.set(xlabel="field evaluations", ylabel="error at the final time")
     ax.grid(alpha=0.3)
     # Many curves leave no corner free.
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if len(results) > 5 else {}
-    return legend(ax, **beside)
+    return legend(ax, **(outside(ax) if len(results) > 5 else {}))
 
 
 def on_log_axes(first: str, x: Numbers, second: str, y: Numbers) -> tuple[Array, Array]:

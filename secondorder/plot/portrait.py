@@ -5,8 +5,8 @@ A saddle's stable manifold parts the plane (x, v) into the basins of its attract
 Reference: Strogatz, "Nonlinear Dynamics and Chaos", sections 5.2 and 6.4.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,11 +16,13 @@ from scipy.linalg import solve_continuous_lyapunov
 from .field import Plane, autonomous, follow, rk4
 from .rest import LOOKS, FixedPoint, find_fixed_points, key, mark
 from .states import System
-from .style import BAD, COLORS, GOOD, Array, line_properties, pale
+from .style import BAD, GOOD, Array, line_properties, pale, palette
 from .style import axes as axes_or_new
 from .vectors import Interval, interval, resolution
 
 UNDECIDED = "0.82"
+# Whether states (x, v) with the potential u are where no path leaves a stable point.
+Trap: TypeAlias = Callable[[Array, Array, Array], Array]
 
 
 def basins(
@@ -30,7 +32,7 @@ def basins(
     ax: Axes | None = None,
     *,
     t1: float = 50.0,
-    steps: int = 1000,
+    steps: int | None = None,
     points: int = 101,
     **style: Any,
 ) -> Axes:
@@ -44,10 +46,13 @@ def basins(
         The rectangle of starting points.  Attractors are looked for in three times its
         width.
     ax : matplotlib Axes, optional
-    t1, steps : float, default 50.0; int, default 1000
+    t1 : float, default 50.0
+        How long they are followed.
+    steps : int, optional
         All starting points are followed together by ``steps`` equal steps of RK4, which
-        is good enough for pictures only.  Make the steps smaller than the fastest
-        motion; where they are too large, paths escape and stay grey.
+        is good enough for pictures only.  Default: as the fastest motion in the
+        rectangle needs, at most 20000.  Where they are too few, paths escape and stay
+        grey.
     points : int, default 101
         Starting points along each axis.
     **style
@@ -56,9 +61,10 @@ def basins(
     Returns
     -------
     matplotlib Axes
-        A start takes the colour of an attractor once its path has entered an ellipse
-        around it in which a quadratic Lyapunov function decreases.  Grey starts have
-        entered none by t1: they escape, circle, or need more time.
+        A start takes the colour of an attractor once its path cannot leave it: has too
+        little energy to leave the well, where energy can only fall, or has entered an
+        ellipse in which a quadratic Lyapunov function decreases.  Grey starts have done
+        neither by t1: they escape, circle, or need more time.
 
     Raises
     ------
@@ -76,21 +82,22 @@ def basins(
     """
     xlim, vlim = interval(xlim, "xlim"), interval(vlim, "vlim")
     points = resolution(points)
-    if not 0 < t1 < np.inf or not steps >= 1:
+    if not 0 < t1 < np.inf or not (steps is None or steps >= 1):
         raise ValueError(f"`t1` and `steps` must be positive, got {t1!r} and {steps!r}")
     plane = autonomous(system, xlim, vlim)
+    steps = enough_steps(plane, xlim, vlim, t1) if steps is None else int(steps)
     wide = 2 * xlim[0] - xlim[1], 2 * xlim[1] - xlim[0]
-    stable = [
-        p for p in find_fixed_points(system, wide, points=1201) if "stable " in p.kind
-    ]
-    stable = [p for p in stable if not p.kind.startswith("un")]
-    traps = [trap(plane, p, xlim, vlim) for p in stable]
+    rests = find_fixed_points(system, wide, points=1201)
+    stable = [p for p in rests if p.kind.startswith("stable ")]
+    land = landscape(plane, wide)
+    traps = [well(plane, p, rests, land) or trap(plane, p, xlim, vlim) for p in stable]
     xs, vs = np.linspace(*xlim, points), np.linspace(*vlim, points)
     grid = [z.ravel() for z in np.meshgrid(xs, vs)]
-    reached = destinations(plane, grid[0], grid[1], stable, traps, t1, int(steps))
+    reached = destinations(plane, grid[0], grid[1], land, traps, t1, steps)
     ax = axes_or_new(ax)
     used = [k for k in range(len(stable)) if (reached == k).any()]
-    shades = [pale(COLORS[n % len(COLORS)]) for n in range(len(used))]
+    colors = [(palette(20) * len(used))[n] for n in range(len(used))]
+    shades = [pale(color) for color in colors]
     image = np.full(reached.shape, len(used))
     for n, k in enumerate(used):
         image[reached == k] = n
@@ -107,8 +114,7 @@ def basins(
         name = f"to x = {short(stable[k].x)}"
         marker = LOOKS[stable[k].kind]["marker"]
         ax.plot([], [], marker="s", color=shades[n], label=name, **swatch)
-        color = COLORS[n % len(COLORS)]
-        ax.plot(stable[k].x, 0, marker=marker, color=color, markeredgecolor="k")
+        ax.plot(stable[k].x, 0, marker=marker, color=colors[n], markeredgecolor="k")
     if (reached < 0).any():
         name = f"none by t = {t1:g}"
         ax.plot([], [], marker="s", color=UNDECIDED, label=name, **swatch)
@@ -180,8 +186,62 @@ def manifolds(
     return key(ax)
 
 
-def trap(plane: Plane, point: FixedPoint, xlim: Interval, vlim: Interval) -> Array:
-    """P with zᵀPz < 1 in an ellipse around a stable point that no path leaves.
+def enough_steps(plane: Plane, xlim: Interval, vlim: Interval, t1: float) -> int:
+    """Steps of RK4 that follow what happens in the rectangle.
+
+    A third of a radian of the fastest oscillation loses 2e-5 of its energy in a step; a
+    step may be as long as the fastest damping takes, which errs by 2 % of what is lost.
+    """
+    mesh = np.meshgrid(np.linspace(*xlim, 31), np.linspace(*vlim, 31))
+    stiffness, drag = np.abs(plane.slopes(*(side.ravel() for side in mesh)))
+    seen = np.isfinite(stiffness) & np.isfinite(drag)
+    if not seen.any():
+        return 1000
+    # Not the largest of all: a pole would have it.
+    stiffness, drag = (float(np.quantile(z[seen], 0.98)) for z in (stiffness, drag))
+    return int(np.clip(np.ceil(t1 * max(3 * stiffness**0.5, drag)), 50, 20000))
+
+
+def landscape(plane: Plane, wide: Interval) -> tuple[Array, Array]:
+    """X on a grid, and the potential U(x) = −∫ a(x, 0) dx there."""
+    xs = np.linspace(*wide, 4801)
+    force = plane(xs, np.zeros_like(xs))
+    rise = -(force[1:] + force[:-1]) / 2 * (xs[1] - xs[0])
+    return xs, np.concatenate([[0.0], np.cumsum(rise)])
+
+
+def well(
+    plane: Plane,
+    point: FixedPoint,
+    rests: Sequence[FixedPoint],
+    land: tuple[Array, Array],
+) -> Trap | None:
+    """The states around a stable point with too little energy to leave its well.
+
+    Between the neighbouring points of rest v²/2 + U(x) may only fall, which is looked
+    at on 61 × 61 points; else there is no such trap.
+    """
+    xs, heights = land
+    places = [p.x for p in rests]
+    here = places.index(point.x)
+    left = places[here - 1] if here else xs[0]
+    right = places[here + 1] if here + 1 < len(places) else xs[-1]
+    bottom, *rims = np.interp([point.x, left, right], xs, heights)
+    depth = min(rims) - bottom
+    if not depth > 0:  # NaN, too
+        return None
+    brim = bottom + 0.999 * depth
+    x, v = np.meshgrid(np.linspace(left, right, 61), np.linspace(-1, 1, 61))
+    inside = np.interp(x, xs, heights) <= brim
+    x, v = x[inside], v[inside] * (2 * depth) ** 0.5
+    gain = v * (plane(x, v) - plane(x, np.zeros_like(x)))
+    if not gain.max() <= 100 * plane.digits * depth:
+        return None
+    return lambda x, v, u: (left < x) & (x < right) & (v**2 / 2 + u < brim)
+
+
+def trap(plane: Plane, point: FixedPoint, xlim: Interval, vlim: Interval) -> Trap:
+    """An ellipse zᵀPz < 1 around a stable point that no path leaves.
 
     P solves JᵀP + PJ = −D; the ellipse shrinks until the form decreases along the field
     at 48 × 12 points of it.
@@ -204,15 +264,21 @@ def trap(plane: Plane, point: FixedPoint, xlim: Interval, vlim: Interval) -> Arr
             break
         radius /= 2
     edge = radius * circle[:, 0]
-    return form / (edge @ form @ edge)
+    form = form / (edge @ form @ edge)
+
+    def inside(x: Array, v: Array, _: Array) -> Array:
+        z = np.array([x - point.x, v])
+        return (z * (form @ z)).sum(0) < 1
+
+    return inside
 
 
 def destinations(
     plane: Plane,
     x: Array,
     v: Array,
-    stable: Sequence[FixedPoint],
-    traps: Sequence[Array],
+    land: tuple[Array, Array],
+    traps: Sequence[Trap],
     t1: float,
     steps: int,
 ) -> Array:
@@ -220,11 +286,11 @@ def destinations(
     reached = np.full(len(x), -1)
     moving = np.arange(len(x))
     for step in range(steps + 1):
-        if step % 5 == 0 or step == steps:
-            for k, (point, form) in enumerate(zip(stable, traps, strict=True)):
-                z = np.array([x - point.x, v])
-                with np.errstate(all="ignore"):
-                    reached[moving[(z * (form @ z)).sum(0) < 1]] = k
+        if step % 2 == 0 or step == steps:
+            with np.errstate(all="ignore"):
+                u = np.interp(x, *land)
+                for k, inside in enumerate(traps):
+                    reached[moving[inside(x, v, u)]] = k
             open_ = (reached[moving] < 0) & (np.abs(x) < 1e12) & (np.abs(v) < 1e12)
             moving, x, v = moving[open_], x[open_], v[open_]
         if not len(moving) or step == steps:

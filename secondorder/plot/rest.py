@@ -16,7 +16,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 from .field import Plane
 from .states import System
-from .style import COLORS, legend, line_properties
+from .style import COLORS, legend, line_properties, outside
 from .style import axes as axes_or_new
 from .vectors import Interval, interval, resolution
 
@@ -152,10 +152,9 @@ def fixed_points(
 
 
 def key(ax: Axes) -> Axes:
-    """A legend: inside where it is small, else beside the axes, off the paths."""
+    """A legend: inside where it is small, else outside the axes, off the paths."""
     many = len(ax.get_legend_handles_labels()[1]) > 3
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-    return legend(ax, **(beside if many else {"loc": "best"}))
+    return legend(ax, **(outside(ax) if many else {"loc": "best"}))
 
 
 def zeros(plane: Plane, low: float, high: float, points: int) -> list[float]:

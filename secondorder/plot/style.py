@@ -165,6 +165,19 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
+def outside(ax: Axes) -> dict[str, Any]:
+    """Where a legend of many entries goes, off the curves: beside, or below if narrow.
+
+    The distance below is in heights of its letters, four of which hold the labels.
+    """
+    figure: Any = ax.figure
+    width = ax.get_position().width * figure.get_figwidth()
+    if width > 3:
+        return {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5}
+    return below | {"ncols": 2, "columnspacing": 1.0}
+
+
 def legend(ax: Axes, **options: Any) -> Axes:
     """Add or refresh the legend if anything has a name."""
     if ax.get_legend_handles_labels()[1]:

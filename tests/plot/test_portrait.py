@@ -1,8 +1,10 @@
 """Points of rest are where the field says, of the kind its eigenvalues say."""
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import odeint
 
 import secondorder as so
 
@@ -69,16 +71,54 @@ def test_each_kind_has_one_entry_in_the_legend():
     assert (ax.get_xlim(), ax.get_ylim()) == ((-2, 2), (-1, 1))
 
 
-def test_basins_are_where_solutions_end():
-    ax = so.plot.basins(well, (-2, 2), (-2, 2), points=10)
-    assert legend_of(ax) == ["to x = −1", "to x = 1"]
+def image_and_ends(system, t1, h):
+    """The colours of a coarse picture, and the states of its starts after t1."""
+    ax = so.plot.basins(system, (-2, 2), (-2, 2), points=10)
     image = np.asarray(ax.collections[0].get_array()).reshape(10, 10)
-    x, v = np.meshgrid(np.linspace(-2, 2, 10), np.linspace(-2, 2, 10))
-    start = [torch.tensor(z.reshape(-1, 1)) for z in (x, v)]
-    t = torch.tensor([0.0, 60.0], dtype=torch.float64)
-    sol = so.odeint(well, tuple(start), t, step_size=0.02)
-    ends = (sol.x[-1] > 0).numpy().reshape(10, 10)
-    np.testing.assert_array_equal(image == 1, ends)
+    mesh = np.meshgrid(np.linspace(-2, 2, 10), np.linspace(-2, 2, 10))
+    start = tuple(torch.tensor(z.reshape(-1, 1)) for z in mesh)
+    t = torch.tensor([0.0, t1], dtype=torch.float64)
+    sol = so.odeint(system, start, t, step_size=h)
+    return ax, image, [z[-1].numpy().reshape(10, 10) for z in (sol.x, sol.v)]
+
+
+def test_basins_are_where_solutions_end():
+    ax, image, (x, _) = image_and_ends(well, 60.0, 0.02)
+    assert legend_of(ax) == ["to x = −1", "to x = 1"]
+    np.testing.assert_array_equal(image == 1, x > 0)
+
+
+def test_a_start_is_decided_once_its_energy_is_below_the_rim_of_a_well():
+    weak = so.Newton(lambda t, x: x - x**3, damping=0.15)
+    ax, image, (x, _) = image_and_ends(weak, 150.0, 0.05)
+    # By then each has too little energy to leave its well, though none is at rest.
+    assert legend_of(ax) == ["to x = −1", "to x = 1"]
+    np.testing.assert_array_equal(image == 1, x > 0)
+
+
+def test_no_energy_is_trusted_where_it_can_grow():
+    # Van der Pol's oscillator, backwards: x = 0 attracts within an unstable cycle only.
+    cycle = so.Acceleration(lambda t, x, v: -x - (1 - x**2) * v)
+    with np.errstate(all="ignore"):
+        ax = so.plot.basins(cycle, (-4, 4), (-4, 4), points=41)
+    image = np.asarray(ax.collections[0].get_array()).reshape(41, 41)
+    x, v = np.meshgrid(np.linspace(-4, 4, 41), np.linspace(-4, 4, 41))
+    t = np.linspace(0, 20, 2001)
+    forwards = odeint(
+        lambda z, t: [z[1], -z[0] + (1 - z[0] ** 2) * z[1]], [2.0, 0.0], t
+    )[-667:]  # its period is 6.66
+    edge = mpl.path.Path(forwards * [1, -1])  # the same cycle, time reversed
+    inside = edge.contains_points(np.c_[x.ravel(), v.ravel()], radius=0.0)
+    near = np.hypot(x.ravel()[:, None] - edge.vertices[:, 0],
+                    v.ravel()[:, None] - edge.vertices[:, 1]).min(1) < 0.05  # fmt: skip
+    np.testing.assert_array_equal((image.ravel() == 0)[~near], inside[~near])
+
+
+def test_more_attractors_than_colours_of_the_palette_stay_apart():
+    pendulum = so.Newton(lambda t, x: -torch.sin(x), damping=0.3)
+    ax = so.plot.basins(pendulum, (-30, 30), (-1, 1), points=40)
+    colors = {line.get_color() for line in ax.get_lines() if line.get_label()[0] == "t"}
+    assert len(colors) == len(legend_of(ax)) >= 9
 
 
 def test_what_reaches_nothing_stays_grey():
