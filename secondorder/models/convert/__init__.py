@@ -48,9 +48,10 @@ def to_momentum(
         after them.
     gamma, gradient, rule, memory
         As in ``MomentumNet``, for each stack.  To start next to a pretrained function,
-        use ``rule="unnormalised"``, v ← γ v + f, with γ = −1/2: on a pretrained
-        sentence encoder it is off by 0.07, where ``"momentum"`` with γ = 1/2 is off by
-        0.23 (one kept bit per element and layer each).  γ may be changed in training,
+        use ``rule="unnormalised"``, v ← γ v + f, with γ = −1/2: the
+        embeddings of a pretrained MiniLM have a cosine of 0.89 with the original ones
+        before any training, with ``"momentum"`` and γ = 1/2 one of 0.75 (at the same
+        memory, one bit per element and layer).  γ may be changed in training by
         ``model.get_submodule(path).set_gamma(...)``.
     compile : bool or dict, default False
         Compile each block (``torch.compile``, whose options a dict gives).
