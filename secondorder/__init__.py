@@ -15,7 +15,7 @@ from . import data, plan, plot
 from .check_gradient import check_gradient
 from .events import odeint_event
 from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
-from .methods import ADAPTIVE, METHODS, SOLVERS, Adaptive, Splitting
+from .methods import ADAPTIVE, COUPLED, METHODS, SOLVERS, Adaptive, Coupled, Splitting
 from .models import (
     MomentumNet,
     SecondOrderODE,
@@ -25,6 +25,7 @@ from .models import (
     to_residual,
 )
 from .odeint import odeint
+from .plan import RungeKutta
 from .solution import DenseOutput, Solution, Stats
 from .systems import (
     Acceleration,
@@ -60,7 +61,10 @@ __all__ = [
     # methods
     "ADAPTIVE",
     "Adaptive",
+    "COUPLED",
+    "Coupled",
     "METHODS",
+    "RungeKutta",
     "SOLVERS",
     "Splitting",
     # gradients

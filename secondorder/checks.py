@@ -89,6 +89,17 @@ def momentum(gamma: Number, rule: str = "momentum") -> None:
         )
 
 
+def share(value: Any) -> float:
+    """Return a share that integers can be divided by, 2^−b with b = 1 … 8, or raise."""
+    number = 0.0 if isinstance(value, (str, Tensor)) else float(value)
+    if number not in [2.0**-bits for bits in range(1, 9)]:
+        raise ValueError(
+            "`share` must be 1/2, 1/4, 1/8, … or 1/256, so that what a step erases is "
+            f"a whole number of bits, got {value!r}"
+        )
+    return number
+
+
 def one_of(value: str, name: str, allowed: Sequence[str]) -> str:
     """Return a name that is among those allowed, or raise."""
     if value not in allowed:

@@ -1,4 +1,4 @@
-"""Measured orders: the error of every method in METHODS against its number of steps.
+"""Measured orders: the error of every fixed-step method against its number of steps.
 
     ε ẍ + ẋ = −4 sin x + 2 cos 3t,   ε = 1,   0 ≤ t ≤ 4
 
@@ -10,6 +10,7 @@ the step before rounding takes over.
 import argparse
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from .. import plot
-from ..methods import METHODS
+from ..methods import COUPLED, METHODS
 from ..odeint import odeint
 from ..systems import Acceleration, SecondOrder
 from .arguments import common, parse, replaceable, write_json
@@ -27,6 +28,11 @@ START, END = (1.2, 0.3), 4.0
 FLOOR = 1e-12  # errors below this are rounding
 WINDOW = 0.05  # a measured order this far off (relatively) is a wrong order
 STEPS = [round(2 ** (k / 2)) for k in range(4, 21)]  # 4 … 1024 in half octaves
+
+
+def fixed_steps() -> dict[str, Any]:
+    """The methods that take steps of a given size."""
+    return {**METHODS, **COUPLED}
 
 
 def force(t: Tensor, x: Tensor) -> Tensor:
@@ -60,7 +66,7 @@ def measure(
     Parameters
     ----------
     name : str
-        A key of METHODS.
+        A key of METHODS or COUPLED.
     wanted : Tensor, shape (2,)
         x and v at the end.
     steps : sequence of int
@@ -71,7 +77,7 @@ def measure(
     evaluations, errors : list of int, list of float
         Errors are the larger of those in x and v.
     """
-    doubled = METHODS[name].takes_velocity
+    doubled = fixed_steps()[name].takes_velocity
     system = Acceleration(acceleration) if doubled else SecondOrder(force, 1.0)
     x0, v0 = torch.tensor([[z] for z in START], dtype=torch.float64)
     evaluations: list[int] = []
@@ -111,13 +117,14 @@ def parser() -> argparse.ArgumentParser:
         "exit status 1 if one is not what its table says.",
     )
     common(text, "orders.png", None)
+    names = list(fixed_steps())
     text.add_argument(
         "--only",
-        choices=METHODS,
+        choices=names,
         nargs="+",
-        default=list(METHODS),
+        default=names,
         metavar="METHOD",
-        help=f"some of {', '.join(METHODS)} (default: all)",
+        help=f"some of {', '.join(names)} (default: all)",
     )
     return text
 
@@ -133,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[dict[str, object]] = []
     print(fitted(f"{'method':<20} order  measured  f/step  h·c/m up to  use"))
     for name in args.only:
-        method, results[name] = METHODS[name], measure(name, wanted)
+        method, results[name] = fixed_steps()[name], measure(name, wanted)
         found = slope(*results[name])
         if abs(found - method.order) > WINDOW * method.order:
             wrong.append(name)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from ..plan.moves import Kick, Plan, walk
+from ..plan.moves import Plan, evaluates, walk
 from .arguments import CHANGED, contents_of
 from .fixed_point import mixed
 from .replay import ScratchBuffers
@@ -184,8 +184,7 @@ def hashes(state: Iterable[Tensor]) -> Tensor:
 
 def split(plan: Plan, segments: int | None) -> list[Plan]:
     """Cut a plan into pieces of about equally many forces."""
-    # A piece starts with a kick that evaluates its force.
-    cuts = [i for i, m in enumerate(plan) if isinstance(m, Kick) and m.fresh]
+    cuts = [i for i, move in enumerate(plan) if evaluates(move)]
     count = segments or max(1, round(math.sqrt(len(cuts))))
     size = max(1, math.ceil(len(cuts) / count))
     bounds = [0, *cuts[size::size], len(plan)]

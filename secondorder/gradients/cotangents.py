@@ -3,15 +3,17 @@
 kick    v += w f(x)     g_f = w g_v,  g_w = ⟨g_v, f⟩,  g_x += (∂f/∂x)ᵀ g_f
 drift   x += w v        g_v += w g_x,  g_w = ⟨g_x, v⟩
 damp    v *= w          g_w = ⟨g_v, v⟩,  g_v *= w
+shear   x ± Ψ(v)        g_v ± = (∂Ψ/∂v)ᵀ g_x
+mix     w x + (1−w) v   g_v += (1−w) g_x,  g_x *= w
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..plan.moves import Damp, Drift, Kick, Move, Record, shear
+from ..plan.moves import Damp, Drift, Kick, Mix, Move, Record, Shear, shear
 from .integers import Integers
 from .tape import Step
 
@@ -78,17 +80,41 @@ class Cotangents:
                 self.add(move.weight, self.velocities[part], before)
             self.velocities[part] *= detached(move.weight)
         elif isinstance(move, Record):
-            gv, gx = self.outputs.pop(), self.outputs.pop()
-            if gx is not None:
-                self.x += gx
-            if gv is not None:
-                self.add(move.scale, gv, state.velocity(step.read))
-                self.velocities[0] += detached(move.scale) * gv
+            self.record(move, lambda: state.velocity(step.read))
+
+    def record(self, move: Record, velocity: Callable[[], Tensor]) -> None:
+        """Take in the gradients of a recorded state."""
+        gv, gx = self.outputs.pop(), self.outputs.pop()
+        if gx is not None:
+            self.x += gx
+        if gv is not None:
+            if wants_gradient(move.scale):
+                self.add(move.scale, gv, velocity())
+            self.velocities[0] += detached(move.scale) * gv
+
+    def shear(self, move: Shear, push: Tensor, y: Tensor) -> None:
+        """Pull the gradient of what a shear added back to all it came from."""
+        pair = [self.x, self.velocities[0]]
+        seed = move.sign * pair[move.velocity]
+        if push.requires_grad:
+            ENGINE.run_backward(
+                (push,), (seed.to(push.dtype),), False, False, (),
+                allow_unreachable=True, accumulate_grad=True,
+            )  # fmt: skip
+        if y.grad is not None:
+            pair[1 - move.velocity] += y.grad
+
+    def mix(self, move: Mix) -> None:
+        """Share the gradient of a mixed copy out."""
+        pair = [self.x, self.velocities[0]]
+        mine, other = pair[move.velocity], pair[1 - move.velocity]
+        other += (1 - move.weight) * mine
+        mine *= move.weight
 
 
 def differentiable(move: Move) -> list[Tensor]:
     """The numbers of a move that want gradients."""
-    names = ("weight", "time", "inner", "scale")
+    names = ("weight", "time", "times", "inner", "scale")
     numbers = (getattr(move, name, None) for name in names)
     return [n for n in numbers if isinstance(n, Tensor) and n.requires_grad]
 

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..checks import Number
-from ..plan.moves import Plan
+from ..plan.moves import Mix, Plan, Shear, untimed
 from .cotangents import Cotangents
 from .run import Run, Trace, version
+from .shears import Shears
 from .usable import check_grads
 
 Field = Callable[..., Tensor]
@@ -122,7 +123,8 @@ def run_reversibly(
         not deterministic, weights changed in between, a state beyond the grid), or if
         a loss depends on what was computed inside a field.
     """
-    return start(Run(plan, field, args, x, scale, keep), x, v)
+    kind = Shears if any(isinstance(m, Shear | Mix) for m in untimed(plan)) else Run
+    return start(kind(plan, field, args, x, scale, keep), x, v)
 
 
 def check_versions(run: Run) -> None:

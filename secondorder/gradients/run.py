@@ -18,7 +18,7 @@ from ..checks import Number
 from ..plan.moves import Kick, Plan, Record, force, untimed
 from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
 from .cotangents import Cotangents, Graph, detached, differentiable
-from .fixed_point import exponent, fingerprint, power_above, unit_of
+from .fixed_point import FixedPoint, exponent, fingerprint, power_above, unit_of
 from .integers import Integers, Packed
 from .replay import (
     RandomStates,
@@ -27,7 +27,7 @@ from .replay import (
     autocast_state,
     without_saved_tensor_hooks,
 )
-from .tape import KICK, RECORD, Step, compile_tape
+from .tape import KICK, RECORD, Step, Tape, compile_tape
 from .usable import BEYOND, UNFAITHFUL, check_usable, refuse_untracked
 
 Field = Callable[..., Tensor]
@@ -90,7 +90,7 @@ class Run:
         self.inputs = (*self.weights.originals, *self.arguments.tensors, *self.numbers)
         check_usable(x, self.inputs, self.weights.modules)
         self.versions = [version(i) for i in self.inputs]
-        self.tape = compile_tape(plan, x.dtype, x.device)
+        self.tape = self.compile(x)
         self.scale = scale
         self.autocast = autocast_state(x.device)
         # Graphs of the last forces, by move, and the leaves they hang on.
@@ -99,6 +99,14 @@ class Run:
         self.kept: dict[int, Graph] = {}
         self.leaves: Leaves | None = None
         self.guard = Guard()
+
+    def compile(self, x: Tensor) -> Tape:
+        """The plan in numbers."""
+        return compile_tape(self.plan, x.dtype, x.device)
+
+    def load(self, grid: FixedPoint, x: Tensor, v: Tensor, unit: Tensor) -> Integers:
+        """The state on the grid."""
+        return Integers.load(grid, self.tape.parts, x, v, unit)
 
     def forward(
         self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
@@ -110,14 +118,12 @@ class Run:
             grid = replace(grid, dtype=torch.int64)
         if grid.dtype != torch.int64:
             # Floats beyond their range only lose exactness, and the way back says so.
-            return self.attempt(
-                Integers.load(grid, self.tape.parts, x, v, unit), arguments
-            )
+            return self.attempt(self.load(grid, x, v, unit), arguments)
         # Integers wrap.  What grew too much is measured once more, first by the largest
         # of all, then coarser than that, as long as its start is still resolved.
         top, noted = unit.max(), (RandomStates(x.device), self.weights.noted())
         for coarser in (top, top * COARSER, None):
-            state = Integers.load(grid, self.tape.parts, x, v, unit)
+            state = self.load(grid, x, v, unit)
             outputs, trace = self.attempt(state, arguments)
             left, poison = cast(Tensor, state.left), cast(Tensor, state.poison)
             if coarser is None:
@@ -148,6 +154,10 @@ class Run:
                     f"`scale` of shape {tuple(unit.shape)} does not fit a state of "
                     f"shape {tuple(x.shape)}; give a number, or one per coordinate"
                 ) from None
+        return unit_of(self.size(x, v), x.dtype == torch.float64)
+
+    def size(self, x: Tensor, v: Tensor) -> Tensor:
+        """How large the state is at the start, or soon will be."""
         reach = self.tape.reach
         size = torch.maximum(x.detach().abs(), reach * v.detach().abs()).double()
         if size.numel() and bool(size.max() < SMALL):
@@ -157,7 +167,7 @@ class Run:
                 size = torch.maximum(
                     size, reach * self.tape.push * value.double().abs()
                 )
-        return unit_of(size, x.dtype == torch.float64)
+        return size
 
     def first_force(self, x: Tensor, v: Tensor) -> Tensor | None:
         """The force at the start, evaluated without a trace, where there is one."""
@@ -290,13 +300,17 @@ class Run:
                         cotangents.move(move, state, step)
         if whole:
             return state, leaves
-        now = (fingerprint(state.x, *state.velocities) * alive).sum(1)
+        self.compare(trace, state, alive, fingerprint(state.x, *state.velocities))
+        return state, leaves
+
+    def compare(self, trace: Trace, state: Any, alive: Tensor, hashes: Tensor) -> None:
+        """Raise unless the integers have come back to what they were at the start."""
+        now = (hashes * alive).sum(1)
         # A NaN that has spread on the way back (through BatchNorm, say) is in all
         # gradients, and tells nothing.
         spread = (alive & ~state.finite()).any()
         if bool(((now != trace.begin).any() & ~spread).item()):
             raise RuntimeError(UNFAITHFUL)
-        return state, leaves
 
     def gradients(self, trace: Trace, cotangents: Cotangents) -> list[Tensor | None]:
         """Rewind, and return the gradients of ``inputs``."""

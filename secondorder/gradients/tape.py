@@ -146,7 +146,7 @@ def compile_tape(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tape:
             steps.append(Step(DRIFT, i, 0, factor, learns(c, move.weight)[:1]))
         elif isinstance(move, Record):
             steps.append(Step(RECORD, i, 0, None, reads(c)[:1]))
-        else:
+        elif isinstance(move, Damp):
             check_damp(w)
             for part in range(move.gap_only, parts):
                 steps.append(Step(DAMP, i, part, 0.0, learns(before, move.weight)))
@@ -257,7 +257,7 @@ def changes_of_units(
             w = w / c
         elif isinstance(move, Drift | Record):
             w = w * c
-        elif move.units:
+        elif isinstance(move, Damp) and move.units:
             size = (
                 torch.as_tensor(w, dtype=torch.float64, device="cpu")
                 .abs()

@@ -1,6 +1,7 @@
 """How a step is made: splittings, adaptive pairs, and the solvers of other libraries.
 
     METHODS     fixed steps: splittings by name
+    COUPLED     Runge–Kutta methods made reversible, for every kind of system
     ADAPTIVE    steps chosen by an error estimate
     SOLVERS     torchdiffeq's and SciPy's
 
@@ -19,6 +20,7 @@ from .. import checks
 from ..gradients import GRADIENTS, Gradient
 from ..systems import Problem, System
 from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
+from .coupled import COUPLED_METHODS, Coupled
 from .external import CALLBACKS, External, callbacks, externals
 from .method import Method, Options
 from .nystrom import NYSTROM, Nystrom
@@ -26,14 +28,17 @@ from .splitting import Splitting
 from .tables import SPLITTINGS
 
 METHODS: dict[str, Splitting] = {m.name: m for m in SPLITTINGS}
+COUPLED: dict[str, Coupled] = {m.name: m for m in COUPLED_METHODS}
 ADAPTIVE: dict[str, Any] = {m.name: m for m in (ADAPTIVE_SPLITTING, *NYSTROM)}
 SOLVERS: dict[str, External] = {m.name: m for m in externals()}
 
 __all__ = [
     "ADAPTIVE",
+    "COUPLED",
     "METHODS",
     "SOLVERS",
     "Adaptive",
+    "Coupled",
     "Embedded",
     "External",
     "Method",
@@ -49,10 +54,10 @@ __all__ = [
 def find_method(value: Any) -> Method:
     """The method of a name; a method itself is returned."""
     if isinstance(value, str):
-        for table in (METHODS, ADAPTIVE, SOLVERS):
+        for table in (METHODS, COUPLED, ADAPTIVE, SOLVERS):
             if value in table:
                 return table[value]
-        names = [*METHODS, *ADAPTIVE, *SOLVERS]
+        names = [*METHODS, *COUPLED, *ADAPTIVE, *SOLVERS]
         raise ValueError(f"`method` must be one of {names}, got {value!r}")
     if all(hasattr(value, name) for name in ("solve", "gradients", "takes_velocity")):
         return value
@@ -130,8 +135,8 @@ def check_system(method: Method, system: System) -> None:
     if system.first_order and not getattr(method, "first_order", False):
         fit = [name for name, m in METHODS.items() if m.first_order]
         raise ValueError(
-            f"{method.name!r} is for second-order systems; for FirstOrder use a "
-            f'torchdiffeq method such as "dopri5" or "rk4", or one of {fit}'
+            f"{method.name!r} is for second-order systems; for FirstOrder use one of "
+            f'{[*COUPLED, *fit]}, or a torchdiffeq method such as "dopri5" or "rk4"'
         )
     if method.takes_velocity in (None, system.takes_velocity):
         return
@@ -139,8 +144,9 @@ def check_system(method: Method, system: System) -> None:
         needs = [name for name, m in METHODS.items() if m.takes_velocity]
         raise ValueError(
             f"the system is {type(system).__name__}, whose field takes a velocity; "
-            f"{method.name!r} would ignore it: use a torchdiffeq method such as "
-            f'"dopri5" or "rk4", or, where the velocity matters little, one of {needs}'
+            f"{method.name!r} would ignore it: use one of {[*COUPLED]}, a torchdiffeq "
+            'method such as "dopri5" or "rk4", or, where the velocity matters little, '
+            f"one of {needs}"
         )
     raise ValueError(
         f"{method.name!r} is for `Acceleration`, whose field takes a velocity; for "

@@ -3,6 +3,7 @@
     Kick    v ← v + w · f(t, x)
     Drift   x ← x + w · v
     Damp    v ← w · v
+    Shear   x ← x ± Ψ(v) and Mix  x ← w · x + (1 − w) · v, of two copies
     Record  return the state here
 
 A plan of your own needs no method.  It runs, runs back and is differentiated like those
@@ -27,14 +28,17 @@ from .moves import (
     Damp,
     Drift,
     Kick,
+    Mix,
     Move,
     Plan,
     Record,
+    Shear,
     evaluations,
     log_determinant,
     reverse,
     walk,
 )
+from .runge_kutta import RungeKutta
 
 __all__ = [
     "FLOWS",
@@ -42,10 +46,13 @@ __all__ = [
     "Drift",
     "Flow",
     "Kick",
+    "Mix",
     "Move",
     "Numbers",
     "Plan",
     "Record",
+    "RungeKutta",
+    "Shear",
     "compile_map",
     "compile_plan",
     "evaluations",

@@ -1,8 +1,15 @@
-"""The three elementary maps every step is made of, and lists of them.
+"""The elementary maps every step is made of, and lists of them.
 
     Kick    v ← v + w · f(t, x)
     Drift   x ← x + w · v
     Damp    v ← w · v
+
+and, where x and v are two copies of one state (or two halves of a RevNet),
+
+    Shear   x ← x ± Ψ_w(t, v)       Ψ the increment of a Runge–Kutta method
+    Mix     x ← w · x + (1 − w) · v
+
+or the same with x and v exchanged.
 
 A whole integration (steps × stages, uneven or adaptive steps) and a whole Momentum
 ResNet are one flat list of such moves, a *plan*.  Forward and inverse maps, gradients
@@ -27,6 +34,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Number
+from .runge_kutta import EULER, RungeKutta
 
 Field = Callable[..., Tensor]
 
@@ -64,14 +72,35 @@ class Record(NamedTuple):
     scale: Number = 1.0
 
 
-Move = Kick | Drift | Damp | Record
+class Shear(NamedTuple):
+    """x ← x + sign · Ψ(v) by the increment of a Runge–Kutta step of size ``weight``.
+
+    With ``velocity`` v ← v + sign · Ψ(x).  The fields are called at ``times``, one for
+    each stage.
+    """
+
+    weight: Number
+    times: Any = (None,)
+    base: RungeKutta = EULER
+    sign: float = 1.0
+    velocity: bool = False
+
+
+class Mix(NamedTuple):
+    """x ← weight · x + (1 − weight) · v; with ``velocity`` x and v exchanged."""
+
+    weight: Number
+    velocity: bool = False
+
+
+Move = Kick | Drift | Damp | Shear | Mix | Record
 
 
 class Timed(Sequence[Move]):
     """A plan of many equal steps: moves that are shared, and a column of times.
 
-    Twelve bytes a move rather than an object each; a kick gets its time when it is
-    looked at.
+    Twelve bytes a move rather than an object each; a kick gets its time, and a shear
+    its times, when it is looked at.
     """
 
     def __init__(self, moves: Sequence[Move], times: Tensor) -> None:
@@ -80,7 +109,7 @@ class Timed(Sequence[Move]):
         kicks = 0
         for move in self.moves:
             self.places.append(kicks)
-            kicks += isinstance(move, Kick)
+            kicks += isinstance(move, (Kick, Shear))
 
     def __len__(self) -> int:
         """How many moves."""
@@ -94,6 +123,8 @@ class Timed(Sequence[Move]):
         if isinstance(move, Kick):
             time = self.times[self.places[index]]
             return Kick(move.weight, time, *move[2:])
+        if isinstance(move, Shear):
+            return Shear(move.weight, self.times[self.places[index]], *move[2:])
         return move
 
 
@@ -123,6 +154,16 @@ def force(
         nudged = (x + kick.inner * value).to(x.dtype)  # a forcing may be wider
         value = checked(field(kick.time, nudged, *args), kick, x)
     return value
+
+
+def increment(field: Field, move: Shear, y: Tensor, args: Iterable[Any] = ()) -> Tensor:
+    """Ψ(y), what a shear adds."""
+
+    def pull(time: Any, y: Tensor) -> Tensor:
+        value = force(field, Kick(1.0, time), y, None, args)
+        return value if value.dtype == y.dtype else value.to(y.dtype)
+
+    return move.base.increment(pull, move.times, move.weight, y)
 
 
 def whose(kick: Kick) -> str:
@@ -197,6 +238,17 @@ def walk(
                 v = move.weight * v
             if e is not None:
                 e = move.weight * e
+        elif isinstance(move, Shear):
+            push = increment(field, move, x if move.velocity else v, args)
+            if move.velocity:
+                v = v + move.sign * push
+            else:
+                x = x + move.sign * push
+        elif isinstance(move, Mix):
+            if move.velocity:
+                v = move.weight * v + (1 - move.weight) * x
+            else:
+                x = move.weight * x + (1 - move.weight) * v
         else:
             same = isinstance(move.scale, float) and move.scale == 1.0
             records.append((x, v if same else move.scale * v))
@@ -214,7 +266,8 @@ def reverse(plan: Sequence[Move]) -> Plan:
     """The plan of the inverse map: moves undone in reverse order.
 
     Records stay where they are.  The inverse of ``Kick(w)`` is ``Kick(−w)``, of
-    ``Damp(w)`` is ``Damp(1/w)``; it exists unless a damp weight is 0.
+    ``Damp(w)`` is ``Damp(1/w)``, of ``Mix(w)`` is ``Mix(1/w)``; it exists unless such a
+    weight is 0.
     """
     undone: list[Move] = []
     regroup = True
@@ -225,15 +278,17 @@ def reverse(plan: Sequence[Move]) -> Plan:
             regroup = move.fresh
         elif isinstance(move, Drift):
             undone.append(Drift(-move.weight))
-        elif isinstance(move, Damp):
+        elif isinstance(move, (Damp, Mix)):
             undone.append(move._replace(weight=1 / move.weight))
+        elif isinstance(move, Shear):
+            undone.append(move._replace(sign=-move.sign))
         else:
             undone.append(move)
     return tuple(undone)
 
 
 def log_determinant(plan: Iterable[Move], dimension: int = 1) -> Number:
-    """Log |det| of the map (x, v) ↦ (x', v'): kicks and drifts are shears, det 1.
+    """Log |det| of the map (x, v) ↦ (x', v'): kicks, drifts and shears have det 1.
 
     Parameters
     ----------
@@ -245,11 +300,11 @@ def log_determinant(plan: Iterable[Move], dimension: int = 1) -> Number:
     Returns
     -------
     float or Tensor
-        Σ log |w| over the damps, for any field.
+        Σ log |w| over the damps and the mixings, for any field.
     """
     total: Number = 0.0
     for move in plan:
-        if isinstance(move, Damp) and not move.gap_only:
+        if isinstance(move, Mix) or (isinstance(move, Damp) and not move.gap_only):
             w = move.weight
             if isinstance(w, Tensor):
                 repeat = dimension if w.ndim == 0 else 1
@@ -261,8 +316,16 @@ def log_determinant(plan: Iterable[Move], dimension: int = 1) -> Number:
 
 def evaluations(plan: Plan) -> int:
     """Number of field evaluations the plan costs."""
-    return sum(
-        1 + (move.inner is not None)
-        for move in untimed(plan)
-        if isinstance(move, Kick) and move.fresh
-    )
+    return sum(cost(move) for move in untimed(plan) if evaluates(move))
+
+
+def cost(move: Any) -> int:
+    """Evaluations of a move that calls the field."""
+    if isinstance(move, Shear):
+        return len(move.base.weights)
+    return 1 + (move.inner is not None)
+
+
+def evaluates(move: Move) -> bool:
+    """Whether a move calls the field: before it, a plan may be cut."""
+    return isinstance(move, Shear) or (isinstance(move, Kick) and move.fresh)

@@ -82,11 +82,7 @@ class System(WithNumbers):
 
     def acceleration(self, force: Tensor, v: Tensor) -> Tensor:
         """ẍ = (f − c ẋ)/m."""
-        damping = in_dtype(self.damping, v)
-        if self.modes is None:
-            return (force - damping * v) / in_dtype(self.mass, v)
-        modes = self.modes.to(v)  # M⁻¹F − M⁻¹C v = S (Sᵀ F − Λ S⁻¹ v)
-        return from_modal(modes, force @ modes - damping * to_modal(modes, v))
+        return acceleration(force, v, self.mass, self.damping, self.modes)
 
     def rate(self) -> float:
         """The largest damping rate, max c/m (1/ε), as a number on the host."""
@@ -101,6 +97,17 @@ class System(WithNumbers):
         core = System(ModalForce(self.field, modes))
         core.mass, core.damping, core.modes = 1.0, self.damping.to(like), None
         return Coordinates(core, partial(to_modal, modes), partial(from_modal, modes))
+
+
+def acceleration(
+    force: Tensor, v: Tensor, mass: Any, damping: Any, modes: Tensor | None = None
+) -> Tensor:
+    """ẍ = (f − c ẋ)/m, by modes where m and c are matrices."""
+    damping = in_dtype(damping, v)
+    if modes is None:
+        return (force - damping * v) / in_dtype(mass, v)
+    modes = modes.to(v)  # M⁻¹F − M⁻¹C v = S (Sᵀ F − Λ S⁻¹ v)
+    return from_modal(modes, force @ modes - damping * to_modal(modes, v))
 
 
 class Coordinates(NamedTuple):
@@ -234,10 +241,10 @@ class Acceleration(System):
 
     Notes
     -----
-    torchdiffeq's solvers take such a field, and the methods with ``takes_velocity``
-    (``"velocity_doubling"``, ``"velocity_doubling4"``), which can be reversed, but only
-    where the force depends mildly on the velocity: they raise where they would be
-    wrong.  The others assume a force that does not see the velocity and raise.
+    The coupled methods take such a field and can be reversed; torchdiffeq's solvers
+    take it.  So do ``"velocity_doubling"`` and ``"velocity_doubling4"``, cheaper and
+    for any linear damping, but only where the force depends mildly on the velocity:
+    they raise where they would be wrong.  The others raise.
 
     Examples
     --------

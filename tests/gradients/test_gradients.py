@@ -12,7 +12,7 @@ import secondorder as so
 from secondorder.methods import find_method
 from secondorder.methods.external import SCIPY
 
-NAMES = [*so.METHODS, *so.ADAPTIVE, *so.SOLVERS]
+NAMES = [*so.METHODS, *so.COUPLED, *so.ADAPTIVE, *so.SOLVERS]
 SLOW = ("fehlberg2", "adaptive_heun", "bosh3")  # low order: a loose tolerance will do
 
 
@@ -35,7 +35,7 @@ def solve(method, gradient, dtype):
     x0, v0 = x0.requires_grad_(), v0.requires_grad_()
     shift = torch.tensor(0.3, dtype=dtype, requires_grad=True)
     t = torch.tensor([0.0, 0.3, 0.5], dtype=torch.float64)
-    if method in so.METHODS:
+    if method in (*so.METHODS, *so.COUPLED):
         how = {"step_size": 0.1}
     elif method in so.SOLVERS and so.SOLVERS[method].fixed:
         how = {"step_size": 0.05}
@@ -55,7 +55,7 @@ TABLE = [
     for method in NAMES
     for gradient in so.GRADIENTS
     for dtype in (torch.float64, torch.float32, torch.bfloat16)
-    if dtype != torch.bfloat16 or method in so.METHODS
+    if dtype != torch.bfloat16 or method in (*so.METHODS, *so.COUPLED)
 ]
 
 

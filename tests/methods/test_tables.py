@@ -30,6 +30,10 @@ def table():
         names = [n for n, m in so.SOLVERS.items() if m.summary == summary]
         text = " ".join(f"`{n}`" for n in names)
         rows.append([text, "", "", "", *marks(names[0]), summary])
+    for name, m in so.COUPLED.items():
+        cost = f"{m.evaluations_per_step}{', adaptive' if m.adaptive else ''}"
+        limit = f"{m.damping_limit:.3g}"
+        rows.append([f"`{name}`", str(m.order), cost, limit, *marks(name), m.summary])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
