@@ -46,6 +46,8 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
     """Return ``value`` as float or Tensor if finite and > 0 (or ≥ 0), or raise."""
     if not isinstance(value, Tensor):
         try:
+            if isinstance(value, str):  # float would read it
+                raise TypeError
             value = float(value)
         except (TypeError, ValueError):
             raise TypeError(
@@ -71,6 +73,28 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
             f"`{name}` must be finite and {limit}, got {describe(value)}{advice}"
         )
     return value
+
+
+def fits(value: Any, x: Tensor, name: str, matrix: bool = False) -> None:
+    """Raise unless a number, or one per coordinate, acts on a state without widening.
+
+    With ``matrix``, a square matrix may act on its last axis.
+    """
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return
+    shape, d = tuple(value.shape), x.shape[-1] if x.ndim else 1
+    square = matrix and value.ndim == 2 and shape[0] == shape[1]
+    try:
+        wide = torch.broadcast_shapes(shape, x.shape)
+    except RuntimeError:
+        wide = None
+    if (square and shape == (d, d)) or (not square and wide == x.shape):
+        return
+    allowed = f"a number or of shape ({d},)" + (f" or ({d}, {d})" if matrix else "")
+    raise ValueError(
+        f"`{name}` has shape {shape}, which does not act on states of shape "
+        f"{tuple(x.shape)}; it must be {allowed}, or broadcast to the state"
+    )
 
 
 def momentum(gamma: Number, rule: str = "momentum") -> None:

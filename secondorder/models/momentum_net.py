@@ -270,6 +270,8 @@ class MomentumNet(WithNumbers):
     def plan(self, x: Tensor, marks: Sequence[int] = ()) -> Plan:
         """The moves of the network, with records after the layers in ``marks``."""
         self.check_numbers()
+        for gamma in self.gamma if isinstance(self.gamma, tuple) else (self.gamma,):
+            checks.fits(gamma, x, "gamma")
         return momentum_plan(self.gamma, len(self.blocks), marks, self.rule)
 
     def log_determinant(self, dimension: int) -> Number:

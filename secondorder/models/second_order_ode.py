@@ -145,6 +145,8 @@ class SecondOrderODE(WithNumbers):
         """Solve to t1 through so many intervals."""
         self.check_numbers()
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
+        self.system.check_shapes(x)
+        checks.fits(self.gamma, x, "gamma")
         fixed = "step_size" in self.method.options
         if fixed and not self.method.breakpoints:
             intervals = self.steps  # others round t1/h up, to a step more or less

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..checks import Number
 from .runge_kutta import EULER, RungeKutta
 
@@ -302,6 +303,7 @@ def log_determinant(plan: Iterable[Move], dimension: int = 1) -> Number:
     float or Tensor
         Σ log |w| over the damps and the mixings, for any field.
     """
+    checks.count(dimension, "dimension")
     total: Number = 0.0
     for move in plan:
         if isinstance(move, Mix) or (isinstance(move, Damp) and not move.gap_only):

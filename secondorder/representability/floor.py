@@ -110,10 +110,11 @@ def loss_floor(
     '0.386501396833'
     """
     array = square_matrix(D)
+    root = None if covariance is None else _square_root(covariance, len(array))
     if judge(array, model(m), TOLERANCE)[0]:
         return LossFloor(0.0, True, None)
-    if covariance is not None:
-        return _on_data(array, m.threshold, _square_root(covariance, len(array)))
+    if root is not None:
+        return _on_data(array, m.threshold, root)
     unit = power_of_two(array)
     value, at, exact = _distance(array / unit, m.threshold / unit)
     return LossFloor(value * unit, exact, None if at is None else at * unit)

@@ -84,6 +84,13 @@ class System(WithNumbers):
         """ẍ = (f − c ẋ)/m."""
         return acceleration(force, v, self.mass, self.damping, self.modes)
 
+    def check_shapes(self, x: Tensor) -> None:
+        """Raise where a number per coordinate does not fit the state."""
+        checks.fits(self.modes, x, "mass` or `damping", matrix=True)
+        if self.modes is None:
+            for name in ("epsilon", "mass", "damping"):
+                checks.fits(getattr(self, name, None), x, name)
+
     def rate(self) -> float:
         """The largest damping rate, max c/m (1/ε), as a number on the host."""
         rate: Any = as_double(self.damping) / as_double(self.mass)

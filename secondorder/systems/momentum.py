@@ -30,7 +30,7 @@ def gamma_from_epsilon(epsilon: Number, step: Number, rule: str = "euler") -> Nu
     Raises
     ------
     ValueError
-        For an unknown rule.
+        For an unknown rule, or numbers that are not > 0.
 
     Examples
     --------
@@ -43,7 +43,7 @@ def gamma_from_epsilon(epsilon: Number, step: Number, rule: str = "euler") -> Nu
     Sander et al., ICML 2021, section 3.1 (ε = 1/(1−γ) at unit step).
     """
     checks.one_of(rule, "rule", RULES)
-    ratio = step / epsilon
+    ratio = checks.positive(step, "step") / checks.positive(epsilon, "epsilon")
     if rule == "euler":
         return 1 - ratio
     return torch.exp(-ratio) if isinstance(ratio, Tensor) else math.exp(-ratio)
@@ -63,7 +63,7 @@ def epsilon_from_gamma(gamma: Number, step: Number, rule: str = "euler") -> Numb
     Raises
     ------
     ValueError
-        For an unknown rule, or γ outside its range.
+        For an unknown rule, γ outside its range, or a step that is not > 0.
 
     Examples
     --------
@@ -73,6 +73,7 @@ def epsilon_from_gamma(gamma: Number, step: Number, rule: str = "euler") -> Numb
     """
     checks.one_of(rule, "rule", RULES)
     checks.momentum(gamma)
+    checks.positive(step, "step")
     if rule == "euler":
         return step / (1 - gamma)
     if not isinstance(gamma, Tensor) and gamma == 0:

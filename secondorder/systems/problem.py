@@ -57,6 +57,7 @@ def check_problem(
     """Check the arguments of a solve and put them together."""
     system = checks.system(system, System)
     x, v = check_state(system, state)
+    system.check_shapes(x)
     t = checks.times(t, x)
     return Problem(
         forced(system, forcing, t), x, v, t, tuple(args), breakpoints, monitor
