@@ -17,6 +17,7 @@ from .events import odeint_event
 from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
 from .methods import ADAPTIVE, COUPLED, METHODS, SOLVERS, Adaptive, Coupled, Splitting
 from .models import (
+    MomentumFlow,
     MomentumNet,
     SecondOrderODE,
     State,
@@ -82,6 +83,7 @@ __all__ = [
     "odeint_event",
     "check_gradient",
     # networks
+    "MomentumFlow",
     "MomentumNet",
     "SecondOrderODE",
     "State",
