@@ -51,7 +51,8 @@ def agree(model, path, call):
         momentum = so.to_momentum(copy.deepcopy(model), path, gradient=route)
         assert list(momentum.state_dict()) == keys
         found = gradients(momentum, call)
-        assert error([found[0]], [expected[0]]) < 1e-6
+        # The grid is finer than float32; a normalisation at the end may magnify.
+        assert error([found[0]], [expected[0]]) < 3e-6
         assert error(found[1], expected[1]) < 5e-6
     before = {k: v.clone() for k, v in momentum.state_dict().items()}
     back = so.to_residual(momentum)

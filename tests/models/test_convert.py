@@ -59,13 +59,13 @@ class Block(nn.Module):
         self.lin, self.form = nn.Linear(4, 4), form
 
     def forward(self, *args, hidden_states=None, bias=None, scale=1.0, seen=None):
-        x = hidden_states if self.form == "keyword" else args[-1]
+        x = args[-1] if args else hidden_states
         y = x + scale * torch.tanh(self.lin(x))
         if self.form == "bias":
             bias = self.lin.weight.sum(0) if bias is None else bias
             return y + bias, bias
-        if self.form == "leaky":
-            return y, self.lin(x)
+        if self.form in ("leaky", "aside"):
+            return y, self.lin(x)  # such as attention weights
         if self.form == "inplace":
             return x.mul_(2.0)
         if self.form == "appends":
@@ -78,18 +78,21 @@ class Loop(nn.Module):
 
     def __init__(self, form="plain", count=4):
         super().__init__()
+        self.form = form
         self.blocks = nn.ModuleList(Block(form) for _ in range(count))
 
     def forward(self, x):
         bias, seen = None, []
         for n, block in enumerate(self.blocks[: len(self.blocks)]):
             scale = torch.tensor(1.0 + n)  # an argument for each layer
-            if block.form == "keyword":
+            if self.form == "keyword":
                 x, _ = block(hidden_states=x, scale=scale)
-            elif block.form == "second":
+            elif self.form == "second":
                 x = block(torch.tensor(n), x, scale=scale)["h"]
-            elif block.form in ("bias", "leaky"):
+            elif self.form in ("bias", "leaky"):
                 x, bias = block(x, bias=bias)
+            elif self.form == "aside":
+                x, _ = block(x)
             else:
                 x = block(x, scale=scale, seen=seen)
         return x
@@ -128,6 +131,7 @@ STACKS = {
     "keyword": (lambda: Loop("keyword"), "blocks", vectors),
     "second": (lambda: Loop("second"), "blocks", vectors),
     "bias": (lambda: Loop("bias"), "blocks", vectors),
+    "aside": (lambda: Loop("aside"), "blocks", vectors),
     "ResNet": (ResNet, ["layer1", "layer2"], images),
     "encoder": (encoder, "layers", padded),
     "transformer": (transformer, ["encoder.layers", "decoder.layers"], both),
@@ -190,6 +194,10 @@ def test_blocks_that_change_the_shape_stay():
     assert model.layer2.changes == [True, False, False, False]
     with pytest.raises(ValueError, match=r"block 0 returned \(1, 16, 4, 4\)"):
         model.layer2.state(noise(1, 8, 8, 8))
+    for route in ("backprop", "reversible"):
+        shrinking = nn.Sequential(Residual(3, 8, 2), Residual(8, 16, 2))
+        with pytest.raises(ValueError, match="every block of this stack changes"):
+            so.to_momentum(shrinking, "", gradient=route)(noise(2, 3, 8, 8))
     loop = so.to_momentum(Loop(), "blocks", gradient="backprop")
     loop(noise(3, 4))
     loop.blocks[1].lin.register_forward_hook(lambda m, a, out: out[:, None])
@@ -322,9 +330,17 @@ def test_compiled_blocks():
 
 def test_hidden_graphs_are_refused_not_lost():
     x = noise(3, 4)
-    with pytest.raises(TypeError, match=r"block 1 .*\(Tensor\).*backprop"):
+    with pytest.raises(TypeError, match=r"block 1 \(Block\) returned Tensor besides"):
         so.to_momentum(Loop("leaky"), "blocks")(x)
     so.to_momentum(Loop("leaky"), "blocks", gradient="backprop")(x)
+    with pytest.raises(TypeError, match=r"block 1 \(Block\) returned NoneType besides"):
+        model = Loop("aside")
+        model.blocks[1].form = "keyword"
+        so.to_momentum(model, "blocks")(x)
+    blocks = so.to_momentum(Loop("aside", 2), "blocks").blocks
+    weights = blocks[1](blocks[0](x)[0])[1]  # of the last block, never computed
+    with pytest.raises(RuntimeError, match="what a block returns was used"):
+        weights.sum()
     with pytest.raises(RuntimeError, match="argument of the field was changed"):
         so.to_momentum(Loop("appends"), "blocks")(x)
     for route in ("reversible", "backprop"):
@@ -336,10 +352,10 @@ def test_the_state_between_blocks_is_not_there_yet():
     blocks = so.to_momentum(Loop(), "blocks").blocks
     x = noise(3, 4)
     for use in (lambda h: h + 1, torch.tanh, lambda h: h.sum(), lambda h: x + h):
-        with pytest.raises(RuntimeError, match="state between two blocks was used"):
+        with pytest.raises(RuntimeError, match="what a block returns was used"):
             use(blocks[0](x))
     between = blocks[0](x)
-    with pytest.raises(RuntimeError, match="state between"):
+    with pytest.raises(RuntimeError, match="what a block returns was used"):
         between.shape  # noqa: B018 (not known before the first pass)
     blocks(x)
     assert blocks[0](x).shape == (3, 4)

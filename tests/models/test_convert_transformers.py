@@ -38,6 +38,16 @@ T5 = {
     "num_heads": 2,
     "decoder_start_token_id": 0,
 }
+BART = {
+    "vocab_size": 50,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+}
 SENTENCES = [
     "A pendulum swings back and forth.",
     "Momentum keeps a body moving.",
@@ -51,6 +61,11 @@ STACKS = {
     "ViTModel": ({**SMALL, "image_size": 8, "patch_size": 4}, "layers"),
     "LlamaForCausalLM": (LLAMA, "model.layers"),
     "Qwen2ForCausalLM": ({**LLAMA, **SLIDING}, "model.layers"),
+    "BloomForCausalLM": (
+        {"vocab_size": 50, "hidden_size": 16, "n_layer": 3, "n_head": 2},
+        "transformer.h",
+    ),
+    "BartModel": (BART, ["encoder.layers", "decoder.layers"]),
     "T5ForConditionalGeneration": (T5, ["encoder.block", "decoder.block"]),
 }
 
@@ -67,8 +82,8 @@ def read(model):
     """What a model says about some input, with padding where there is text."""
     if isinstance(model, transformers.ViTModel):
         return model(noise(2, 3, 8, 8)).last_hidden_state
-    labels = {"labels": IDS} if model.config.is_encoder_decoder else {}
-    out = model(IDS, attention_mask=MASK, **labels)
+    more = {"decoder_input_ids": IDS} if model.config.is_encoder_decoder else {}
+    out = model(IDS, attention_mask=MASK, **more)
     return out.logits if "logits" in out else out.last_hidden_state
 
 
@@ -96,16 +111,16 @@ def test_caches(name):
     # A cache that was filled while gradients were taken.
     start = {"decoder_input_ids": IDS[1:, :1]} if "T5" in name else {}
     out = model(IDS[1:], use_cache=True, **start)
+    kept = "cache" if "cache" in out else "past_key_values"  # before transformers 5.22
+    caches = getattr(out[kept], "self_attention_cache", out[kept])
     with pytest.raises(RuntimeError, match="computed inside a field"):
-        (out.cache if "T5" not in name else out.cache.self_attention_cache).layers[
-            1
-        ].keys.sum().backward()
+        caches.layers[1].keys.sum().backward()
     more = {"decoder_input_ids": IDS[1:, :1]} if start else {"input_ids": IDS[1:, :1]}
     hold = {"encoder_outputs": (out.encoder_last_hidden_state,)} if start else {}
     with pytest.raises(ValueError, match="`cache` holds keys and values"):
-        model(**more, **hold, cache=out.cache, use_cache=True)
+        model(**more, **hold, **{kept: out[kept]}, use_cache=True)
     with torch.no_grad():
-        after = model(**more, **hold, cache=out.cache, use_cache=True).logits
+        after = model(**more, **hold, **{kept: out[kept]}, use_cache=True).logits
         if start:
             twice = torch.cat(2 * [IDS[1:, :1]], 1)
             whole = model(IDS[1:], decoder_input_ids=twice, use_cache=False)

@@ -7,11 +7,12 @@ block is called with is kept until the last block was called, each tensor once; 
 of keys and values are copied for every pass over the blocks.
 """
 
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,13 +80,21 @@ def others(out: Any) -> list[Any]:
     return [*out[1:]] if isinstance(out, (tuple, list)) else []
 
 
-def with_answer(out: Any, state: Any) -> Any:
-    """What a block returned, with another state in it."""
+def with_answer(
+    out: Any, state: Any, pending: Callable[[int], Any] | None = None
+) -> Any:
+    """What a block returned, with another state, and others for further tensors."""
+    rest = others(out)
+    if pending is not None:
+        tensors = (isinstance(value, Tensor) for value in rest)
+        pairs = enumerate(zip(rest, tensors, strict=True))
+        rest = [pending(place) if own else value for place, (value, own) in pairs]
     if isinstance(out, Mapping):
-        kind: Any = type(out)
-        return kind({**out, next(iter(out)): state})
+        same = copy.copy(cast(dict[Any, Any], out))
+        same.update(zip(out, [state, *rest], strict=True))
+        return same
     if isinstance(out, (tuple, list)):
-        values = [state, *out[1:]]
+        values = [state, *rest]
         return type(out)(*values) if hasattr(out, "_fields") else type(out)(values)
     return state
 
@@ -144,6 +153,15 @@ class Calls:
         args, kwargs = tree_unflatten(flat, form)
         return with_entry(args, kwargs, self.where, x)
 
+    def with_caches(self, out: Any) -> Any:
+        """What a block returned, with the caller's caches in place of copies."""
+        own: dict[int, Any] = {}
+        own |= {id(copied): self.caches[i] for i, copied in self.copies.items()}
+        if not own or not isinstance(out, (tuple, list)):
+            return out
+        values: list[Any] = [own.get(id(value), value) for value in out]
+        return type(out)(*values) if hasattr(out, "_fields") else type(out)(values)
+
     def leave_graphs(self) -> None:
         """Cut what blocks put into the caches from their graphs, which are not kept."""
         if not self.caches:
@@ -155,8 +173,8 @@ class Calls:
 
     def fill_caches(self) -> None:
         """Give the caller's caches what the copies were given."""
-        for i, copy in self.copies.items():
-            vars(self.caches[i]).update(vars(copy))
+        for i, copied in self.copies.items():
+            vars(self.caches[i]).update(vars(copied))
         self.copies, self.filled = {}, set(range(len(self.forms)))
 
 

@@ -173,25 +173,24 @@ class Stack(MomentumNet):
             raise RuntimeError(CHANGED)
         return out, given
 
-    def called(self, calls: Calls, form: Any, n: int, x: Tensor, leaves: Any) -> Tensor:
+    def called(
+        self, calls: Calls, form: Any, passed: set[int], n: int, x: Tensor, leaves: Any
+    ) -> Tensor:
         """Evaluate block(x) − x with the arguments that the block was called with."""
         out, (args, kwargs) = self.ask(n, x, calls, leaves)
         block = self.blocks[n]
-        y = answer(out, block)
+        y, found = answer(out, block), others(calls.with_caches(out))
         calls.leave_graphs()
-        expected, found = others(form), others(out)
-        passed = [id(t) for t in tensors_in([*args, *kwargs.values()])]
-        same = len(expected) == len(found) and all(
-            (b is None or isinstance(b, (bool, int, float, str)) and a == b)
-            or (isinstance(b, Tensor) and (n == 0 or id(b) in passed))
-            for a, b in zip(expected, found, strict=True)
-        )
-        if not same:
+        given = [id(t) for t in tensors_in([*args, *kwargs.values()])]
+        if not same_form(found, others(form)) or any(
+            n > 0 and id(found[place]) not in given for place in passed
+        ):
             raise TypeError(
-                f"{self.name_of(n)} returned more than a state ({kinds(found)}) that "
-                f"gradient={self.gradient.name!r} cannot hand on; it may return what "
-                "it was given (a position bias) and None. Leave out what asks for it "
-                '(attention weights, a cache), or convert with gradient="backprop"'
+                f"{self.name_of(n)} returned {kinds(found)} besides its state, which "
+                f"gradient={self.gradient.name!r} cannot hand on: what the first block "
+                "returns is handed on to all (a position bias), and the others must "
+                "return it unchanged, or at least what nobody uses, in the same form; "
+                'convert with gradient="backprop"'
             )
         return difference(y, x)
 
@@ -232,6 +231,16 @@ class Layer:
     def __repr__(self) -> str:
         """Show the block."""
         return f"Layer {self._n}: {self._stack.blocks[self._n]!r}"
+
+
+def same_form(found: Sequence[Any], expected: Sequence[Any]) -> bool:
+    """Whether a block returned what another did: tensors, or the same objects."""
+    return len(found) == len(expected) and all(
+        a is b
+        or (isinstance(a, Tensor) and isinstance(b, Tensor))
+        or (isinstance(a, (bool, int, float, str)) and a == b)
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
 def kinds(values: Sequence[Any]) -> str:

@@ -22,7 +22,6 @@ from .calls import (
     nothing_collected,
     others,
     skeleton,
-    tensors_in,
     with_answer,
     with_entry,
 )
@@ -39,8 +38,9 @@ WRITTEN = (
     "x.clone()"
 )
 BETWEEN = (
-    "the state between two blocks was used ({what}), but while gradients are taken by "
-    "reversal or checkpoints there is none until the last block has been called; "
+    "what a block returns was used ({what}) before the last block was called, or "
+    "besides the state, but while gradients are taken by reversal or checkpoints all "
+    "blocks run when the last is called, and their states alone are kept; "
     'convert with gradient="backprop", which takes each step when its block is called'
 )
 
@@ -115,6 +115,7 @@ class Wait:
         self.calls: list[Arguments] = []
         self.x: Tensor | None = None
         self.form: Any = None
+        self.passed: set[int] = set()  # what blocks return that others are given
 
     def leads_to(self, stack: "Stack", n: int, where: Where) -> bool:
         """Whether this is waiting for a call."""
@@ -122,12 +123,26 @@ class Wait:
 
     def call(self, state: Any, args: Any, kwargs: Any) -> Any:
         """Keep the call; run all after the last."""
-        self.calls.append(with_entry(args, kwargs, self.where, None))
-        if self.x is None:
+        args, kwargs = with_entry(args, kwargs, self.where, None)
+        self.calls.append((tuple(map(self.known, args)), {
+            name: self.known(value) for name, value in kwargs.items()
+        }))  # fmt: skip
+        first = self.x is None
+        if first:
             self.x = state
             self.form = self.first_answer(state)
         done = len(self.calls) == len(self.stack)
-        return with_answer(self.form, self.run() if done else Pending.of(self))
+        new = self.run() if done else Pending.of(self)
+        if first:
+            return with_answer(self.form, new)
+        return with_answer(self.form, new, lambda place: Pending.of(self, place))
+
+    def known(self, value: Any) -> Any:
+        """An argument that an earlier block was to return: the first one did."""
+        if isinstance(value, Pending) and value.wait is self:
+            self.passed.add(value.place)
+            return others(self.form)[value.place]
+        return value
 
     def first_answer(self, x: Tensor) -> Any:
         """In what form blocks answer: the first is asked, once for each kind of call.
@@ -138,12 +153,12 @@ class Wait:
         stack = self.stack
         key = f"{skeleton(self.calls[0])} {stack.blocks[0].training}"
         form = stack.forms.get(key)
-        if form is None or tensors_in(others(form)):
+        if form is None:
             ask: Any = stack.ask
             calls = Calls(self.calls, self.where)
             out = self.dry(with_copied_buffers(ask), 0, x, calls)
-            form = with_answer(out, None)
-            if not tensors_in(others(out)):
+            form = calls.with_caches(with_answer(out, None))
+            if all(value is None for value in others(form)):
                 stack.forms[key] = form
         return form
 
@@ -170,7 +185,7 @@ class Wait:
             )
         plan, states, n = stack.plan(x), [x], 0
         wanted = self.collector.states is not None
-        field: Any = functools.partial(stack.called, calls, self.form)
+        field: Any = functools.partial(stack.called, calls, self.form, self.passed)
         with nothing_collected():
             while n < len(stack):
                 end = n + 1
@@ -206,13 +221,25 @@ class Wait:
 
 
 class Pending(Tensor):
-    """The state between two blocks, which is not computed yet."""
+    """A tensor that is not computed yet: the state after a block, or what comes by it.
 
-    @staticmethod
-    def of(wait: Wait) -> "Pending":
-        """The one between the blocks called so far and the others."""
-        pending = torch.empty(0).as_subclass(Pending)
-        vars(pending)[MARK] = wait
+    Attributes
+    ----------
+    wait : Wait
+    place : int
+        Among what the first block returned besides the state; −1 for the state itself.
+    """
+
+    wait: Any
+    place: int
+
+    @classmethod
+    def of(cls, wait: Wait, place: int = -1) -> "Pending":
+        """What the block that was called last will return."""
+        pending = torch.empty(0).as_subclass(cls)
+        vars(pending).update(wait=wait, place=place)
+        if place < 0:
+            vars(pending)[MARK] = wait
         return pending
 
     @classmethod
@@ -221,12 +248,10 @@ class Pending(Tensor):
     ) -> Any:
         """Say what kind of tensor it will be; raise for all that needs numbers."""
         name = torch.overrides.resolve_name(function) or "an operation"
-        wait: Any = (
-            vars(args[0]).get(MARK) if args and isinstance(args[0], cls) else None
-        )
-        told = wait is not None and name.removesuffix(".__get__") in DESCRIBED
-        if told and all(changes is False for changes in wait.stack.changes):
-            return function(wait.x, *args[1:], **kwargs or {})
+        if name.removesuffix(".__get__") in DESCRIBED and MARK in vars(args[0]):
+            wait = vars(args[0])[MARK]
+            if all(changes is False for changes in wait.stack.changes):
+                return function(wait.x, *args[1:], **kwargs or {})
         raise RuntimeError(BETWEEN.format(what=name))
 
 
@@ -237,6 +262,12 @@ def note_change(stack: "Stack", n: int, y: Tensor, x: Tensor) -> bool:
     changes = y.shape != x.shape
     if stack.changes[n] is None:
         stack.changes[n] = changes
+        if all(stack.changes):
+            raise ValueError(
+                "every block of this stack changes the shape of the state, so none is "
+                "a layer of a Momentum ResNet; so.to_residual(model) goes back, and a "
+                "`path` to the blocks inside of them ('stages.0.layers') may fit"
+            )
     elif changes and not stack.changes[n]:
         raise ValueError(
             f"{stack.name_of(n)} returned a state of shape {tuple(y.shape)} for one of "
