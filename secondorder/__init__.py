@@ -42,7 +42,7 @@ from .systems import (
     forcing,
     gamma_from_epsilon,
 )
-from .training import GaussNewton, History, fit
+from .training import GaussNewton, History, Record, Shooting, fit
 
 __version__ = "0.1.0"
 
@@ -94,6 +94,8 @@ __all__ = [
     "data",
     "GaussNewton",
     "History",
+    "Record",
+    "Shooting",
     "fit",
     "forcing",
     "plan",

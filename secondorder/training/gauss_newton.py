@@ -2,31 +2,31 @@
 
     min ½ ‖r(θ)‖²,    (JᵀJ + μ D²) δ = −Jᵀr,    J = ∂r/∂θ,  D = diag of column norms
 
-One decomposition J D⁻¹ = Q U S Vᵀ serves all μ that are tried.  μ falls after a step
-that did what the linear model predicted, and grows until one lowers the loss.
+μ falls after a step that did what the linear model predicted, and grows until one
+lowers the loss.  A model may know that some of its parameters never meet in a residual:
+``seeds()`` then says which of them are moved together to find J in fewer solves.
 
 References: Moré, "The Levenberg–Marquardt algorithm", 1978, for D; Nielsen, "Damping
 parameter in Marquardt's method", 1999, for μ.
 """
 
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp, vmap
 
 from .. import checks
 from .ending import End, Stop, out_of_range
 
+LEAST = 1e-14  # damping: below it the equations are solved as without
 STILL = 1e-12  # a part of the parameters that is no move
 TRIALS = 20  # of μ in one step, which spans a factor beyond all reason
-FORWARD = (
-    "`gauss_newton` differentiates the residuals forward, which failed here ({}); "
-    'solve with gradient="backprop" and without torch.autograd.grad inside, or take '
-    "differences: optimizer=so.GaussNewton(differences=True)"
+TWICE = (
+    "`gauss_newton` differentiates the residuals twice, which failed here ({}); solve "
+    'with gradient="backprop", or take differences: '
+    "optimizer=so.GaussNewton(differences=True)"
 )
 
 
@@ -40,14 +40,14 @@ class GaussNewton:
 
     Parameters
     ----------
-    damping : float, default 1e-3
+    damping : float, default 0.1
         μ at the start, relative to the squares of the columns of J.
     tolerance : float, default 1e-8
         Training has converged when a step lowers the loss by less than this part.
     chunk : int, optional
         Parameters that are differentiated side by side; all of them by default.
     differences : bool, default False
-        Central differences for what cannot be differentiated forward.
+        Central differences for what cannot be differentiated twice.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class GaussNewton:
 
     def __init__(
         self,
-        damping: float = 1e-3,
+        damping: float = 0.1,
         tolerance: float = 1e-8,
         chunk: int | None = None,
         differences: bool = False,
@@ -102,63 +102,71 @@ class GaussNewton:
         if self.converged:
             raise End("converged")
         vector = Residuals(model, parameters, residuals)
-        r = vector(vector.start)
+        with torch.no_grad():
+            r = vector.value()
         jacobian = self.jacobian(vector)
         norms = jacobian.norm(dim=0)
         self.scale = norms if self.scale is None else torch.maximum(self.scale, norms)
         scale = torch.where(self.scale > 0, self.scale, 1.0)
-        orthogonal, upper = torch.linalg.qr(jacobian / scale)
-        left, s, right = torch.linalg.svd(upper, full_matrices=False)
-        target = left.mT @ (orthogonal.mT @ r)
+        scaled = jacobian / scale
+        curvature, slope = scaled.mT @ scaled, scaled.mT @ r
         cost, grow = r.square().mean().item(), 2.0
         for _ in range(TRIALS):
-            part = s * target / (s.square() + self.damping)
-            move = -(right.mT @ part) / scale
-            predicted = cost - (r + jacobian @ move).square().mean().item()
-            still = (scale * move).norm() <= STILL * (scale * vector.start).norm()
-            if still or not predicted > self.tolerance**2 * cost:
-                break
-            new = vector.cost(vector.start + move)
-            if new < cost:
-                gain = min(1.0, (cost - new) / predicted)
-                self.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
-                self.damping = max(self.damping, 1e-14)
-                vector.put(vector.start + move)
-                self.converged = cost - new <= self.tolerance * cost
-                return
+            move = solved(curvature, self.damping, slope)
+            if move is not None:
+                predicted = cost - (r - scaled @ move).square().mean().item()
+                still = move.norm() <= STILL * (scale * vector.start).norm()
+                if still or not predicted > self.tolerance**2 * cost:
+                    break
+                new = vector.cost(vector.start - move / scale)
+                if new < cost:
+                    gain = min(1.0, (cost - new) / predicted)
+                    self.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
+                    self.damping = max(self.damping, LEAST)
+                    vector.put(vector.start - move / scale)
+                    self.converged = cost - new <= self.tolerance * cost
+                    return
             self.damping, grow = self.damping * grow, 2 * grow
         raise vector.refused or End("converged")
 
     def jacobian(self, vector: "Residuals") -> Tensor:
-        """∂r/∂θ at the start, ``(residuals, parameters)``, in float64."""
-        start = vector.start
-        if not self.differences:
-            return self.forward(vector)
-        # The cube root balances rounding against curvature.
-        eps = max(torch.finfo(p.dtype).eps for p in vector.parameters) ** (1 / 3)
-        columns = []
-        for i, value in enumerate(start.tolist()):
-            shift = torch.zeros_like(start)
-            shift[i] = eps * max(abs(value), 0.1)
-            change = vector(start + shift) - vector(start - shift)
-            columns.append(change / (2 * shift[i]))
-        return torch.stack(columns, 1)
+        """∂r/∂θ, ``(residuals, parameters)``, in float64."""
+        know = getattr(vector.model, "seeds", None)
+        if know is None:
+            return self.products(vector, torch.eye(len(vector.start)))
+        seeds, place = know(vector.parameters)
+        return place(self.products(vector, seeds))
 
-    def forward(self, vector: "Residuals") -> Tensor:
-        """∂r/∂θ column by column in forward mode, all columns side by side."""
-        start = vector.start
-        column = vmap(
-            lambda way: jvp(vector, (start,), (way,))[1],
-            out_dims=1,
-            chunk_size=self.chunk,
-        )
-        with torch.no_grad(), warnings.catch_warnings():
-            # PyTorch loads formulas for this by a function that it has deprecated.
-            warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
-            try:
-                return column(torch.eye(len(start)).to(start))
-            except (RuntimeError, NotImplementedError) as error:
-                raise RuntimeError(FORWARD.format(error)) from error
+    def products(self, vector: "Residuals", ways: Tensor) -> Tensor:
+        """J times directions (k, parameters), as columns (residuals, k)."""
+        start, ways = vector.start, ways.to(vector.start)
+        if self.differences:
+            # The cube root balances rounding against curvature.
+            eps = max(torch.finfo(p.dtype).eps for p in vector.parameters) ** (1 / 3)
+            shifts = eps * start.abs().clamp_min(0.1) * ways
+            moved = zip(shifts, ways, strict=True)
+            return torch.stack([vector.change(step, way) for step, way in moved], 1)
+        # Jᵀw is linear in w, so its derivative by w, transposed, is J again: backward
+        # passes alone give all directions side by side.
+        with torch.enable_grad():
+            r = vector.value()
+            w = torch.zeros_like(r, requires_grad=True)
+        try:
+            back = torch.autograd.grad(
+                r, vector.parameters, w, create_graph=True, allow_unused=True
+            )
+            pairs = zip(back, vector.parameters, strict=True)
+            each = [torch.zeros_like(p) if g is None else g for g, p in pairs]
+            pulled = torch.cat([g.flatten().double() for g in each])
+            found = [
+                torch.autograd.grad(
+                    pulled, w, some, retain_graph=True, is_grads_batched=True
+                )[0]
+                for some in ways.split(self.chunk or len(ways))
+            ]
+        except (RuntimeError, NotImplementedError) as error:
+            raise RuntimeError(TWICE.format(error)) from error
+        return torch.cat(found).T
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""
@@ -171,8 +179,17 @@ class GaussNewton:
             setattr(self, name, value)
 
 
+def solved(curvature: Tensor, damping: float, slope: Tensor) -> Tensor | None:
+    """(JᵀJ + μ)⁻¹ Jᵀr, or None where rounding leaves no positive matrix."""
+    damped = curvature + damping * torch.eye(len(slope)).to(curvature)
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    if failed:
+        return None
+    return torch.cholesky_solve(slope[:, None], factor)[:, 0]
+
+
 class Residuals:
-    """Residuals as a function of one vector of float64: r(θ), flat."""
+    """Residuals of a model as a function of one vector of float64: r(θ), flat."""
 
     def __init__(
         self,
@@ -180,53 +197,43 @@ class Residuals:
         parameters: list[nn.Parameter],
         residuals: Callable[[], Tensor],
     ) -> None:
-        self.residuals, self.parameters = residuals, parameters
+        self.model, self.residuals, self.parameters = model, residuals, parameters
         self.refused: Stop | None = None  # why the last θ is none that can be tried
-        # A parameter that modules share is in several places.
-        places = [(m._parameters, n) for m in model.modules() for n in m._parameters]
-        self.places = [
-            [(own, name) for own, name in places if own[name] is p] for p in parameters
-        ]
         self.start = torch.cat([p.detach().double().flatten() for p in parameters])
 
-    def split(self, theta: Tensor) -> list[Tensor]:
-        """The parameters that a vector holds."""
-        parts = theta.split([p.numel() for p in self.parameters])
-        pairs = zip(self.parameters, parts, strict=True)
-        return [part.reshape(p.shape).to(p) for p, part in pairs]
+    def value(self) -> Tensor:
+        """R at the parameters as they are."""
+        return self.residuals().flatten().double()
 
-    def __call__(self, theta: Tensor) -> Tensor:
-        """r(θ) in float64, without a graph."""
-        # Not by functional_call, which reads what it replaces: Positive reads as the
-        # number, not as the module.
+    def put(self, theta: Tensor) -> None:
+        """Write a vector into the parameters."""
+        parts = theta.split([p.numel() for p in self.parameters])
+        with torch.no_grad():
+            for p, part in zip(self.parameters, parts, strict=True):
+                p.copy_(part.reshape(p.shape))
+
+    def at(self, theta: Tensor) -> Tensor:
+        """r(θ), without a graph; the parameters stay as they are."""
+        self.put(theta)
         try:
-            for own, value in zip(self.places, self.split(theta), strict=True):
-                for parameters, name in own:
-                    parameters[name] = cast(nn.Parameter, value)
             with torch.no_grad():
-                return self.residuals().flatten().double()
+                return self.value()
         finally:
-            for own, p in zip(self.places, self.parameters, strict=True):
-                for parameters, name in own:
-                    parameters[name] = p
+            self.put(self.start)
+
+    def change(self, step: Tensor, way: Tensor) -> Tensor:
+        """A central difference along a step, per unit of a direction."""
+        length = (step * way).sum() / way.square().sum()
+        change = self.at(self.start + length * way) - self.at(self.start - length * way)
+        return change / (2 * length)
 
     def cost(self, theta: Tensor) -> float:
         """mean(r²), infinite where a solver refuses a number that was moved too far."""
-        self.put(theta)  # into the parameters themselves, whose range solvers check
         try:
-            with torch.no_grad():
-                cost = self.residuals().double().square().mean().item()
+            cost = self.at(theta).square().mean().item()
         except ValueError as error:
             self.refused = out_of_range(error)
             if self.refused is None:
                 raise
             return math.inf
-        finally:
-            self.put(self.start)
         return cost if math.isfinite(cost) else math.inf
-
-    def put(self, theta: Tensor) -> None:
-        """Write the parameters into the model."""
-        with torch.no_grad():
-            for p, value in zip(self.parameters, self.split(theta), strict=True):
-                p.copy_(value)

@@ -209,3 +209,23 @@ def test_a_forced_field_is_told_by_its_system_whether_there_is_a_velocity():
         so.SecondOrder(told)
     with pytest.raises(ValueError, match="`takes_velocity`"):
         so.Acceleration(so.Forced(pushed, torch.cos, takes_velocity=False))
+
+
+# PyTorch's own forward mode loads a part of it that it has deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ["mass", "damping"])
+def test_forward_derivatives_reach_learned_numbers(name):
+    """A tangent is a derivative, too: it must not be lost by reading a float."""
+
+    def end(number):
+        system = so.Newton(lambda t, x: -x, **{name: number})
+        t = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return so.odeint(system, (torch.ones(1).double(), None), t, step_size=0.1).x[-1]
+
+    number = torch.tensor(0.5, dtype=torch.float64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(number, torch.ones_like(number))
+        found = torch.autograd.forward_ad.unpack_dual(end(dual)).tangent
+    number.requires_grad_()
+    (wanted,) = torch.autograd.grad(end(number).sum(), number)
+    torch.testing.assert_close(found.sum(), wanted)

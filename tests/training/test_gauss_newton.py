@@ -50,7 +50,7 @@ def test_the_derivatives_reach_learned_mass_and_damping(method, differences):
     row = model(method=method)[-1, 0]
     wanted = torch.autograd.grad(row.sum(), [*model.parameters()])
     place = found.reshape(len(t), 2, -1)[-1, 0]
-    # Forward and backward derivatives agree to rounding, differences to eps^(2/3).
+    # Two ways backward agree to rounding, differences to eps^(2/3).
     atol = 1e-8 if differences else 1e-12
     torch.testing.assert_close(place, torch.stack(wanted), atol=atol, rtol=0)
     assert (found.norm(dim=0) > 0.1).all()
@@ -93,7 +93,7 @@ def test_a_line_takes_one_step_and_one_to_notice():
     assert model.weight.item() == pytest.approx(2.0, rel=1e-9)
 
 
-def test_what_cannot_be_differentiated_forward_says_what_to_do():
+def test_what_cannot_be_differentiated_twice_says_what_to_do():
     def reversed_residuals(model):
         return model(gradient="reversible") - TRUTH
 
