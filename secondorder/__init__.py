@@ -42,7 +42,7 @@ from .systems import (
     forcing,
     gamma_from_epsilon,
 )
-from .training import GaussNewton, History, Record, Shooting, fit
+from .training import GaussNewton, History, Recording, Shooting, fit
 
 __version__ = "0.1.0"
 
@@ -94,7 +94,7 @@ __all__ = [
     "data",
     "GaussNewton",
     "History",
-    "Record",
+    "Recording",
     "Shooting",
     "fit",
     "forcing",

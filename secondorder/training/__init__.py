@@ -7,8 +7,8 @@ History                            what happened in it
 from .fit import fit
 from .gauss_newton import GaussNewton
 from .history import History
-from .records import Record
+from .records import Recording
 from .settings import Model
 from .shooting import Shooting
 
-__all__ = ["GaussNewton", "History", "Model", "Record", "Shooting", "fit"]
+__all__ = ["GaussNewton", "History", "Model", "Recording", "Shooting", "fit"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Record(NamedTuple):
+class Recording(NamedTuple):
     """One measured motion.
 
     Attributes
@@ -28,7 +28,7 @@ class Record(NamedTuple):
     Examples
     --------
     >>> import torch, secondorder as so
-    >>> record = so.Record(torch.tensor([0.0, 0.4, 0.5]), torch.tensor([1.0, 0.7, 0.6]))
+    >>> record = so.Recording(torch.tensor([0.0, 0.4, 0.5]), torch.tensor([1.0, 0.7, 0.6]))
     """
 
     t: Tensor
@@ -37,11 +37,15 @@ class Record(NamedTuple):
     u: Tensor | None = None
 
 
-def check_records(records: Any) -> list[Record]:
+def check_records(records: Any) -> list[Recording]:
     """Return records with columns, (n, d), of one dtype, or raise."""
-    if isinstance(records, Record) or not isinstance(records, Sequence) or not records:
+    if (
+        isinstance(records, Recording)
+        or not isinstance(records, Sequence)
+        or not records
+    ):
         raise TypeError(
-            "`records` must be a list of so.Record or of tuples (t, x), (t, x, v) or "
+            "`records` must be a list of so.Recording or of tuples (t, x), (t, x, v) or "
             f"(t, x, v, u), at least one, got {type(records).__name__}"
         )
     found = [check_record(record, f"records[{i}]") for i, record in enumerate(records)]
@@ -58,14 +62,14 @@ def check_records(records: Any) -> list[Record]:
     return found
 
 
-def check_record(record: Any, name: str) -> Record:
+def check_record(record: Any, name: str) -> Recording:
     """Return one record with columns, or raise."""
     if not isinstance(record, (tuple, list)) or not 2 <= len(record) <= 4:
         raise TypeError(
             f"`{name}` must be (t, x), (t, x, v) or (t, x, v, u), got "
             f"{type(record).__name__}"
         )
-    given = Record(*record)
+    given = Recording(*record)
     for part, value in given._asdict().items():
         if value is None and part in ("v", "u"):
             continue
@@ -96,7 +100,7 @@ def check_record(record: Any, name: str) -> Record:
         raise ValueError(f"`{name}.x` holds no finite number; leave the record out")
     if u is not None and not bool(u.isfinite().all()):
         raise ValueError(f"`{name}.u` must be finite: an input has no gaps")
-    return Record(t.double().to(x.device), x, v, u)
+    return Recording(t.double().to(x.device), x, v, u)
 
 
 def columns(value: Tensor, name: str, n: int) -> Tensor:
@@ -112,7 +116,7 @@ def columns(value: Tensor, name: str, n: int) -> Tensor:
     return value
 
 
-def starting_state(record: Record, first: int, last: int) -> tuple[Tensor, Tensor]:
+def starting_state(record: Recording, first: int, last: int) -> tuple[Tensor, Tensor]:
     """Position and velocity at row ``first``, from the rows up to ``last``.
 
     A parabola through the first few observations of each coordinate, or a line or a

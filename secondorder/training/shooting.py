@@ -34,7 +34,7 @@ class Shooting(nn.Module):
     ----------
     system : SecondOrder, Newton or Acceleration
         Its parameters are fitted, together with the starts of the windows.
-    records : list of Record or tuples
+    records : list of Recording or tuples
         (t, x), (t, x, v) or (t, x, v, u), of any lengths and times; NaN in x or v is
         missing.  The field of records with u is called as ``field(t, x, u(t))``.
     step_size : float

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .records import Record
+from .records import Recording
 
 
 class Window(NamedTuple):
@@ -17,7 +17,7 @@ class Window(NamedTuple):
     goes_on: bool
 
 
-def cut(records: list[Record], size: float) -> list[Window]:
+def cut(records: list[Recording], size: float) -> list[Window]:
     """Cut records into windows of so many observations; one that is left joins."""
     found = []
     for index, record in enumerate(records):

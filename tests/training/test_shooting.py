@@ -181,7 +181,7 @@ def test_joined_windows_start_where_the_old_ones_did():
 
 def test_starts_are_exact_for_parabolas():
     t = torch.tensor([0.0, 0.3, 0.4, 1.0, 1.5], dtype=DOUBLE)
-    record = so.Record(t, torch.stack((t**2 - t + 3, 2 * t), 1))
+    record = so.Recording(t, torch.stack((t**2 - t + 3, 2 * t), 1))
     x, v = starting_state(record, 1, 5)
     torch.testing.assert_close(x, record.x[1])
     torch.testing.assert_close(v, torch.tensor([-0.4, 2.0], dtype=DOUBLE))
@@ -216,7 +216,7 @@ NAN = torch.full((3,), math.nan)
     [
         ([], TypeError),
         ((T, X), TypeError),
-        (so.Record(T, X), TypeError),
+        (so.Recording(T, X), TypeError),
         ([(T,)], TypeError),
         ([T], TypeError),
         ([(T, [1, 2, 3])], TypeError),
