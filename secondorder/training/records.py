@@ -28,7 +28,8 @@ class Recording(NamedTuple):
     Examples
     --------
     >>> import torch, secondorder as so
-    >>> record = so.Recording(torch.tensor([0.0, 0.4, 0.5]), torch.tensor([1.0, 0.7, 0.6]))
+    >>> t = torch.tensor([0.0, 0.4, 0.5])
+    >>> record = so.Recording(t, torch.cos(t))
     """
 
     t: Tensor
@@ -45,8 +46,8 @@ def check_records(records: Any) -> list[Recording]:
         or not records
     ):
         raise TypeError(
-            "`records` must be a list of so.Recording or of tuples (t, x), (t, x, v) or "
-            f"(t, x, v, u), at least one, got {type(records).__name__}"
+            "`records` must be a list of so.Recording or of tuples (t, x), (t, x, v) "
+            f"or (t, x, v, u), at least one, got {type(records).__name__}"
         )
     found = [check_record(record, f"records[{i}]") for i, record in enumerate(records)]
     for name in ("x", "v", "u"):
