@@ -23,7 +23,16 @@ from matplotlib.widgets import Slider
 from .field import Plane, autonomous, follow
 from .rest import find_fixed_points, mark
 from .states import System
-from .style import Array, Numbers, array, axes, line_properties, palette, size_of
+from .style import (
+    Array,
+    Numbers,
+    array,
+    axes,
+    figure_size,
+    line_properties,
+    palette,
+    size_of,
+)
 from .vectors import Interval, interval, vector_field
 
 LARGEST_PAGE = 6e6  # characters of numbers
@@ -82,9 +91,10 @@ class Interactive:
     def with_sliders(self) -> Axes:
         """New axes with a slider for each parameter below them."""
         count = len(self.values)
+        (width, height), letter = figure_size(), plt.rcParams["font.size"]
         fig, axs = plt.subplots(
-            1 + count, 1, figsize=(5, 3.6 + 0.3 * count), layout="constrained",
-            height_ratios=[12, *[1] * count],
+            1 + count, 1, figsize=(width, height + 0.03 * letter * count),
+            layout="constrained", height_ratios=[height, *count * [0.02 * letter]],
         )  # fmt: skip
         for where, (name, values) in zip(axs[1:], self.values.items(), strict=True):
             slider = Slider(

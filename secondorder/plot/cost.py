@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .style import (
     Array,
@@ -64,6 +65,7 @@ def memory(
     for index, (name, (layers, kept)) in enumerate(counts.items()):
         ax.loglog(layers, kept / 2**20, label=name, **{**look(index), **style})
     ax.set(xlabel="depth [layers]", ylabel="kept for the backward pass [MiB]")
+    few_labels(ax)
     ax.grid(alpha=0.3)
     return legend(ax)
 
@@ -113,6 +115,7 @@ def work_precision(
         label = name + (slope(work, error) if slopes else "")
         ax.loglog(work, error, label=label, **{**look(index), **style})
     ax.set(xlabel="field evaluations", ylabel="error at the final time")
+    few_labels(ax)
     ax.grid(alpha=0.3)
     # Many curves leave no corner free.
     return legend(ax, **(outside(ax) if len(results) > 5 else {}))
@@ -123,6 +126,16 @@ def on_log_axes(first: str, x: Numbers, second: str, y: Numbers) -> tuple[Array,
     x, y = pair(first, x, second, y)
     x, y = with_gaps(x, first, positive=True), with_gaps(y, second, positive=True)
     return x, y
+
+
+def few_labels(ax: Axes) -> None:
+    """Label 2 and 5 beside powers of ten where these are too few; never 3, 4, 6."""
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = np.log10(axis.get_view_interval())
+        if high - low < 1.5:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def slope(work: Array, error: Array) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
 
 from .motion import paths as draw_paths
@@ -24,8 +25,10 @@ from .style import (
     Numbers,
     array,
     legend,
+    light,
     line_properties,
     pairs,
+    size_of,
     with_gaps,
 )
 from .style import axes as axes_or_new
@@ -42,6 +45,7 @@ def energy(
     potential: Function | None = None,
     mass: Numbers = 1.0,
     relative: bool = False,
+    time: str = "depth t",
     color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
@@ -63,6 +67,8 @@ def energy(
         m for ``potential``.
     relative : bool, default False
         Draw (E − E₀)/|E₀| instead, what a method has lost or gained.
+    time : str, default "depth t"
+        What stands below the axis.
     color : matplotlib colour or one per path, optional
         Colours of the curves, instead of the colours by starting energy.
     label : str, optional
@@ -117,13 +123,14 @@ def energy(
     ax, style = axes_or_new(ax), line_properties(style)
     shades = start_colors(total[0], style.pop("color", color))
     name = label or ("energy" if parts else None)
+    thin, common = size_of("lines.linewidth", 1.2), light(total.size) | style
     for k, shade in enumerate(shades):
-        look = {"color": shade, "linewidth": 1.6} | style
+        look = {"color": shade, "linewidth": 4 / 3 * thin} | common
         ax.plot(t[:, k], total[:, k], **look, label=name if k == 0 else None)
     for (part, said), line in zip(parts, ("--", ":"), strict=False):
-        look = {"color": shades[0], "linewidth": 1.2} | style | {"linestyle": line}
+        look = {"color": shades[0], "linewidth": thin} | common | {"linestyle": line}
         ax.plot(t[:, 0], part[:, 0], **look, label=said)
-    ax.set(xlabel="depth t", ylabel="(E − E₀)/|E₀|" if relative else "energy E")
+    ax.set(xlabel=time, ylabel="(E − E₀)/|E₀|" if relative else "energy E")
     ax.margins(x=0)
     return legend(ax, loc="best")
 
@@ -217,7 +224,7 @@ def potential(
         zorder=0,
     )  # fmt: skip
     if colorbar:
-        ax.figure.colorbar(filled, ax=ax, label="U", shrink=0.9)
+        ax.figure.colorbar(filled, ax=ax, label="U", shrink=0.9, ticks=MaxNLocator(6))
     if drawn is not None:
         draw_paths(ax, drawn[0], drawn[1], color or "#8C2D04", None, style)
     wide, tall = xlim[1] - xlim[0], ylim[1] - ylim[0]

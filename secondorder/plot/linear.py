@@ -8,6 +8,8 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks", 
 2021, section 4.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
@@ -21,10 +23,13 @@ from .style import (
     Numbers,
     array,
     axes,
+    key,
     legend,
+    line_properties,
     look,
     number,
     pair,
+    size_of,
 )
 
 # The figures of `verify` draw these through this module, too.
@@ -41,6 +46,7 @@ def response_curve(
     threshold: float | None = None,
     minimiser: float | None = None,
     label: str | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw Ψ over θ, its minimum, and the values below that no real θ reaches.
 
@@ -56,6 +62,8 @@ def response_curve(
         λ = Ψ(θ*) and θ*.  A minimum outside the sampled θ is not marked.
     label : str, optional
         Legend entry.
+    **style
+        Properties of the curve, such as ``linewidth`` or ``color``.
 
     Returns
     -------
@@ -80,9 +88,12 @@ def response_curve(
     theta, response = pair("theta", theta, "response", response)
     ax = axes(ax)
     index = sum(line.get_gid() == "response" for line in ax.get_lines())
-    style = look(index)
-    color, line = style["color"], style["linestyle"]
-    ax.plot(theta, response, label=label, gid="response", color=color, ls=line)
+    usual = look(index)
+    drawn = {"color": usual["color"], "linestyle": usual["linestyle"]}
+    (curve,) = ax.plot(
+        theta, response, label=label, gid="response", **drawn | line_properties(style)
+    )
+    color = curve.get_color()
     lowest = response.min()
     if threshold is None:
         lowest = min(lowest, 0)
@@ -92,7 +103,7 @@ def response_curve(
         ax.axhspan(threshold - 10, threshold, color=color, alpha=0.08, lw=0)
         ax.axhline(threshold, color=color, lw=0.8, ls=":")
         if minimiser is not None and theta.min() <= minimiser <= theta.max():
-            ax.plot(minimiser, threshold, style["marker"], color=color)
+            ax.plot(minimiser, threshold, usual["marker"], color=color)
             # In the margin, off the curves.
             ax.annotate(
                 f"λ = {number(threshold)}", (1, threshold), (4, 0),
@@ -112,6 +123,7 @@ def fold(
     ax: Axes | None = None,
     *,
     minimiser: float | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw where Ψ takes a value that sinks: two real θ meet, and leave as a pair.
 
@@ -127,6 +139,8 @@ def fold(
     ax : matplotlib Axes, optional
     minimiser : float, optional
         θ*, where they meet.
+    **style
+        Properties of the points (matplotlib's ``scatter``), such as ``s``.
 
     Returns
     -------
@@ -154,8 +168,9 @@ def fold(
         )
     ax = axes(ax)
     ax.axhline(0, color=NEUTRAL, lw=0.8)
+    usual: dict[str, Any] = {"c": x, "cmap": SEQUENTIAL, "s": 14, "zorder": 3}
     for path in paths.T:
-        dots = ax.scatter(path.real, path.imag, c=x, cmap=SEQUENTIAL, s=14, zorder=3)
+        dots = ax.scatter(path.real, path.imag, **usual | style)
     figure = ax.get_figure()
     if figure is not None:
         figure.colorbar(dots, ax=ax, label="x = Ψ(θ)")
@@ -166,7 +181,7 @@ def fold(
 
 
 def threshold_curve(
-    epsilon: Numbers, threshold: Numbers, ax: Axes | None = None
+    epsilon: Numbers, threshold: Numbers, ax: Axes | None = None, **style: Any
 ) -> Axes:
     """Draw λ against ε/T on a logarithmic axis: what momentum opens below 0.
 
@@ -175,6 +190,8 @@ def threshold_curve(
     epsilon, threshold : array or Tensor, shape (n,)
         ε/T and λ.
     ax : matplotlib Axes, optional
+    **style
+        Properties of the curve, such as ``linewidth``.
 
     Returns
     -------
@@ -197,7 +214,8 @@ def threshold_curve(
     """
     epsilon, threshold = pair("epsilon", epsilon, "threshold", threshold)
     ax = axes(ax)
-    ax.semilogx(epsilon, threshold, color=GOOD, label="threshold λ")
+    drawn = {"color": GOOD} | line_properties(style)
+    ax.semilogx(epsilon, threshold, **drawn, label="threshold λ")
     ax.fill_between(
         epsilon, threshold, 0, color=GOOD, alpha=0.15, lw=0, label="opened by momentum"
     )
@@ -219,6 +237,7 @@ def discrete_branches(
     ax: Axes | None = None,
     *,
     label: str | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw the polynomial P(θ) of N layers, branch by branch.
 
@@ -234,6 +253,8 @@ def discrete_branches(
     ax : matplotlib Axes, optional
     label : str, optional
         Title of the legend.
+    **style
+        Properties of the branches' lines.
 
     Returns
     -------
@@ -261,6 +282,8 @@ def discrete_branches(
         "critical_points", critical_points, "critical_values", critical_values
     )
     ax = axes(ax)
+    style, width = line_properties(style), size_of("lines.linewidth", 1.4)
+    drawn: dict[str, Any]
     edges = [-np.inf, *points, np.inf]
     for k, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         last = k == len(points)
@@ -271,10 +294,12 @@ def discrete_branches(
         if np.isfinite(high):
             t, p = np.append(t, points[k]), np.append(p, values[k])
         if last:
-            ax.plot(t, p, color=GOOD, lw=2.6, label="branch that becomes the ODE")
+            drawn = {"color": GOOD, "linewidth": 1.8 * width, **style}
+            ax.plot(t, p, **drawn, label="branch that becomes the ODE")
         else:
             name = None if k else "other branches"
-            ax.plot(t, p, color=COLORS[3], lw=1.4, ls="--", label=name)
+            drawn = {"color": COLORS[3], "linestyle": "--", "linewidth": width}
+            ax.plot(t, p, **{**drawn, **style}, label=name)
     if len(values):
         ax.axhline(values[-1], color=GOOD, lw=0.9, ls=":")
         ax.plot(points, values, "o", color="k", ms=4, label="critical points")
@@ -288,4 +313,4 @@ def discrete_branches(
     height = 1.4 * max(np.abs(values).max(initial=0), 1.0)
     ax.set(xlabel="θ of one layer", ylabel="P(θ)", ylim=(-height, height))
     ax.margins(x=0)
-    return legend(ax, title=label)
+    return key(ax, title=label)

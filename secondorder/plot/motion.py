@@ -37,9 +37,12 @@ from .style import (
     SEQUENTIAL,
     Array,
     Numbers,
+    key,
     legend,
+    light,
     line_properties,
     pairs,
+    size_of,
     with_gaps,
 )
 from .style import axes as axes_or_new
@@ -53,6 +56,7 @@ def trajectories(
     *,
     coordinate: int | Sequence[int] | None = None,
     coordinates: bool | None = None,
+    time: str = "depth t",
     color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
@@ -75,6 +79,8 @@ def trajectories(
         Draw this coordinate, or these, counted from 0.
     coordinates : bool, optional
         Whether the last axis holds coordinates; if not, all later axes are samples.
+    time : str, default "depth t"
+        What stands below the axis, such as ``"time t"`` or ``"layer"``.
     color : matplotlib colour or one per sample, optional
         Colours of the curves, instead of the colours by starting point.
     label : str, optional
@@ -130,15 +136,16 @@ def trajectories(
     pairs("t", t[:, :, None], "x", x)
     ax, style = axes_or_new(ax), line_properties(style)
     shades = start_colors(x[0, :, 0], style.pop("color", color))
+    width, common = size_of("lines.linewidth", 1.4), light(x.size) | style
     for sample, shade in enumerate(shades):
         for k, look in enumerate(looks):
-            look = look | {"color": shade, "linewidth": 1.4} | style
+            look = look | {"color": shade, "linewidth": width} | common
             text = names[k] if sample == 0 else None  # once for the bundle
             ax.plot(t[:, sample], x[:, sample, k], **look, label=text)
     which = subscript(chosen[0]) if d > 1 and len(chosen) == 1 else ""
-    ax.set(xlabel="depth t", ylabel=f"position x{which}(t)")
+    ax.set(xlabel=time, ylabel=f"position x{which}(t)")
     ax.margins(x=0)
-    return legend(ax, loc="best")
+    return key(ax)
 
 
 def phase_portrait(
@@ -320,11 +327,13 @@ def paths(
     style = line_properties(style)
     shades = start_colors(x[0], style.pop("color", color))
     ends: dict[str, Any] = {k: style[k] for k in {"alpha", "zorder"} & {*style}}
+    width, dot = size_of("lines.linewidth", 1.6), size_of("lines.markersize", 5)
+    common = light(x.size) | style
     for xs, ys, shade in zip(x.T, y.T, shades, strict=True):
         ends["color"] = shade
-        ax.plot(xs, ys, **{"color": shade, "linewidth": 1.6} | style, label=label)
-        ax.plot(xs[0], ys[0], "o", markersize=4, **ends)
-        ax.plot(xs[-1], ys[-1], "s", markersize=5, markeredgecolor="white", **ends)
+        ax.plot(xs, ys, **{"color": shade, "linewidth": width} | common, label=label)
+        ax.plot(xs[0], ys[0], "o", markersize=0.8 * dot, **ends)
+        ax.plot(xs[-1], ys[-1], "s", markersize=dot, markeredgecolor="white", **ends)
         label = None  # one legend entry for the bundle
 
 
@@ -361,6 +370,9 @@ def coordinate_look(k: int, n: int) -> dict[str, Any]:
         )
     look: dict[str, Any] = {"linestyle": LINES[k % len(LINES)]}
     if k >= len(LINES):
-        look |= {"marker": MARKERS[k // len(LINES) - 1], "markersize": 4}
+        look |= {
+            "marker": MARKERS[k // len(LINES) - 1],
+            "markersize": size_of("lines.markersize", 4),
+        }
         look["markevery"] = max(1, n // 12)
     return look

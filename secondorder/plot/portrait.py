@@ -14,9 +14,9 @@ from matplotlib.colors import ListedColormap, to_rgb
 from scipy.linalg import solve_continuous_lyapunov
 
 from .field import Plane, autonomous, follow, rk4
-from .rest import LOOKS, FixedPoint, find_fixed_points, key, mark
+from .rest import LOOKS, FixedPoint, find_fixed_points, mark
 from .states import System
-from .style import BAD, GOOD, Array, line_properties, pale, palette
+from .style import BAD, GOOD, Array, key, line_properties, pale, palette, size_of
 from .style import axes as axes_or_new
 from .vectors import Interval, interval, resolution
 
@@ -33,7 +33,7 @@ def basins(
     *,
     t1: float = 50.0,
     steps: int | None = None,
-    points: int = 101,
+    points: int = 150,
     **style: Any,
 ) -> Axes:
     """Colour every starting point (x, v) by the point of rest that it reaches.
@@ -53,7 +53,7 @@ def basins(
         is good enough for pictures only.  Default: as the fastest motion in the
         rectangle needs, at most 20000.  Where they are too few, paths escape and stay
         grey.
-    points : int, default 101
+    points : int, default 150
         Starting points along each axis.
     **style
         Properties of the image (matplotlib's ``pcolormesh``), such as ``alpha``.
@@ -96,7 +96,9 @@ def basins(
     reached = destinations(plane, grid[0], grid[1], land, traps, t1, steps)
     ax = axes_or_new(ax)
     used = [k for k in range(len(stable)) if (reached == k).any()]
-    colors = [(palette(20) * len(used))[n] for n in range(len(used))]
+    # Without black and grey, which are those of starts that are not decided.
+    bright = [color for color in palette(20) if len({*to_rgb(color)}) > 1]
+    colors = (bright * (1 + len(used) // len(bright)))[: len(used)]
     shades = [pale(color) for color in colors]
     image = np.full(reached.shape, len(used))
     for n, k in enumerate(used):
@@ -174,7 +176,11 @@ def manifolds(
     for saddle in saddles:
         for value in sorted(z.real for z in saddle.eigenvalues):
             kind = "stable" if value < 0 else "unstable"
-            look = {"linestyle": "--" if value < 0 else "-", "linewidth": 1.8}
+            look: dict[str, Any] = {
+                "linestyle": "--" if value < 0 else "-",
+                "zorder": 2,
+            }
+            look["linewidth"] = size_of("lines.linewidth", 1.8)
             look["color"] = GOOD if value < 0 else BAD
             for side in (-1, 1):
                 xs, vs = branch(plane, saddle.x, value, side, t1, middle, size)

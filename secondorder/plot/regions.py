@@ -9,6 +9,7 @@ still and the points move; among the inputs the points stand still and the regio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -115,7 +116,7 @@ def decision_regions(
                 'regions among="inputs"'
             )
         frames = [seen[k] if among == "states" else inputs for k in range(len(chosen))]
-        limits = [(around(f[:, 0], 0.08), around(f[:, 1], 0.08)) for f in frames]
+        limits = [square(frame) for frame in frames]
         grids = [plane_of(*both, points) for both in limits]
         if among == "states":
             asked = [torch.as_tensor(grid).to(states) for grid in grids]
@@ -141,10 +142,19 @@ def decision_regions(
         for k, kind in enumerate(kinds):
             mine = frame[labels == kind]
             drawn = {**look, "color": colors[k], "marker": MARKERS[k % len(MARKERS)]}
-            panel.scatter(*mine.T, **drawn | style, label=f"{kind:g}")
-        names = ("x₁", "x₂") if among == "states" else ("x₁ at the start", "x₂")
+            panel.scatter(*mine.T, **drawn | style, label=f"class {kind:g}")
+        names = ("x₁", "x₂") if among == "states" else ("x₁(0)", "x₂(0)")
         panel.set(xlim=both[0], ylim=both[1], xlabel=names[0], ylabel=names[1])
         panel.set_title(f"{time} = {number(t[index], 3).rstrip('0').rstrip('.')}")
+        if np.isclose(np.ptp(both[0]), np.ptp(both[1])):
+            panel.set_aspect("equal")
+    if ax is None:
+        figure = panels[0].figure
+        figure.legend(
+            *panels[0].get_legend_handles_labels(), loc="outside lower center",
+            ncols=8, fontsize="small", markerscale=1.5,
+        )  # fmt: skip
+        figure.set_figheight(figure.get_figheight() + 0.03 * plt.rcParams["font.size"])
     return panels
 
 
@@ -200,6 +210,17 @@ def nearest(t: Array, depths: int | Sequence[float]) -> list[int]:
             f"`depths` must lie between {t.min():g} and {t.max():g}, got {depths!r}"
         )
     return [int(np.abs(t - depth).argmin()) for depth in wanted]
+
+
+def square(frame: Array) -> tuple[Interval, Interval]:
+    """Limits around points (n, 2): a square, unless they would shrink to a line."""
+    limits = around(frame[:, 0], 0.08), around(frame[:, 1], 0.08)
+    sizes = np.ptp(limits, axis=1)
+    if sizes.max() > 5 * sizes.min():
+        return limits
+    half = sizes.max() / 2
+    (x, y) = (float(middle) for middle in np.mean(limits, axis=1))
+    return (x - half, x + half), (y - half, y + half)
 
 
 def plane_of(across: Interval, up: Interval, points: int) -> Array:

@@ -16,7 +16,7 @@ from scipy.optimize import brentq, minimize_scalar
 
 from .field import Plane
 from .states import System
-from .style import COLORS, legend, line_properties, outside
+from .style import COLORS, key, line_properties, size_of
 from .style import axes as axes_or_new
 from .vectors import Interval, interval, resolution
 
@@ -151,12 +151,6 @@ def fixed_points(
     return key(ax)
 
 
-def key(ax: Axes) -> Axes:
-    """A legend: inside where it is small, else outside the axes, off the paths."""
-    many = len(ax.get_legend_handles_labels()[1]) > 3
-    return legend(ax, **(outside(ax) if many else {"loc": "best"}))
-
-
 def zeros(plane: Plane, low: float, high: float, points: int) -> list[float]:
     """The zeros of a(x, 0): changes of sign, poles left out, and touched zeros."""
     grid = np.linspace(low, high, resolution(points))
@@ -236,7 +230,8 @@ def mark(ax: Axes, found: Sequence[FixedPoint], style: dict[str, Any]) -> None:
         xs = [p.x for p in found if p.kind == kind]
         if xs:
             name = None if kind in ax.get_legend_handles_labels()[1] else kind
-            more: dict[str, Any] = {"markersize": 8, "linestyle": "", "zorder": 4}
+            more: dict[str, Any] = {"linestyle": "", "zorder": 4}
+            more["markersize"] = size_of("lines.markersize", 8)
             if "markerfacecolor" in look:
                 more["markeredgewidth"] = 1.8
             else:

@@ -22,6 +22,7 @@ GOOD, BAD, NEUTRAL = COLORS[0], COLORS[1], "0.35"
 MARKERS = "osD^vP*"
 LINES = ("-", "--", "-.", ":")
 SEQUENTIAL = "cividis"  # even in lightness, and the same with two kinds of cones
+MANY = 20_000  # points
 LARGEST = 1e300  # beyond it the limits of an axis overflow
 
 
@@ -39,12 +40,15 @@ def axes(ax: Axes | None) -> Axes:
     It is 5 by 3.6 inches, or as large as the user's ``figure.figsize``.
     """
     if ax is None:
-        changed = (
-            plt.rcParams["figure.figsize"] != plt.rcParamsDefault["figure.figsize"]
-        )
-        size = None if changed else (5, 3.6)
-        _, ax = plt.subplots(figsize=size, layout="constrained")
+        _, ax = plt.subplots(figsize=figure_size(), layout="constrained")
     return ax
+
+
+def figure_size() -> tuple[float, float]:
+    """5 by 3.6 inches, or what the user has set."""
+    width, height = plt.rcParams["figure.figsize"]
+    changed = [width, height] != [*plt.rcParamsDefault["figure.figsize"]]
+    return (width, height) if changed else (5, 3.6)
 
 
 def palette(n: int = len(COLORS)) -> list[str]:
@@ -160,9 +164,20 @@ def look(index: int) -> Look:
     }
 
 
+def light(points: int) -> dict[str, Any]:
+    """Draw curves of very many points as an image in vector files, which stay small."""
+    return {"rasterized": True} if points > MANY else {}
+
+
 def number(value: float, digits: int = 3) -> str:
     """A number for the reader: rounded, with a minus as wide as a plus."""
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def width_of(ax: Axes) -> float:
+    """The width of axes in inches, before a layout is made."""
+    figure: Any = ax.figure
+    return float(ax.get_position().width * figure.get_figwidth())
 
 
 def outside(ax: Axes) -> dict[str, Any]:
@@ -170,12 +185,18 @@ def outside(ax: Axes) -> dict[str, Any]:
 
     The distance below is in heights of its letters, four of which hold the labels.
     """
-    figure: Any = ax.figure
-    width = ax.get_position().width * figure.get_figwidth()
-    if width > 3:
+    if width_of(ax) > 2.6:
         return {"loc": "upper left", "bbox_to_anchor": (1, 1)}
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5}
     return below | {"ncols": 2, "columnspacing": 1.0}
+
+
+def key(ax: Axes, **options: Any) -> Axes:
+    """A legend: inside where it is small, else outside the axes, off the paths."""
+    count = len(ax.get_legend_handles_labels()[1])
+    many = count > (3 if width_of(ax) > 2.6 else 2)
+    place = outside(ax) if many else {"loc": "best"}
+    return legend(ax, **options | place)
 
 
 def legend(ax: Axes, **options: Any) -> Axes:

@@ -8,13 +8,29 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks", 
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from .style import BAD, GOOD, NEUTRAL, Numbers, array, axes, legend, look, number, pair
+from .style import (
+    BAD,
+    GOOD,
+    NEUTRAL,
+    Numbers,
+    array,
+    axes,
+    key,
+    legend,
+    line_properties,
+    look,
+    number,
+    pair,
+    size_of,
+    width_of,
+)
 
 
 def spectrum(
@@ -24,6 +40,7 @@ def spectrum(
     *,
     bad: ArrayLike | None = None,
     starts: Mapping[str, float] | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw eigenvalues in the plane, the forbidden half-line, and who stands on it.
 
@@ -40,6 +57,8 @@ def spectrum(
     starts : dict of str to float, optional
         λ by the name of a start: an eigenvalue out of reach from ``threshold`` takes
         the colour of the first start that reaches it.
+    **style
+        Properties of the markers, such as ``markersize`` or ``alpha``.
 
     Returns
     -------
@@ -78,24 +97,29 @@ def spectrum(
         )  # fmt: skip
         ax.plot(threshold, 0, marker="|", color=BAD, ms=14, mew=2)
     opened = np.zeros_like(alone)
+    drawn: dict[str, Any]
+    crossed: dict[str, Any] = {"linestyle": "", "markeredgecolor": "k"}
+    crossed["markersize"] = size_of("lines.markersize", 10)
+    style = line_properties(style)
     for index, (name, level) in enumerate((starts or {}).items()):
         reached = alone & ~opened & (values.real >= level)
         opened |= reached
-        style = look(index + 2)
+        usual = look(index + 2)
+        drawn = {"color": usual["color"], "marker": usual["marker"], **crossed}
+        label = f"{name} ({reached.sum()})"
         ax.plot(
-            values[reached].real, values[reached].imag, style["marker"], ms=9,
-            color=style["color"], mec="k", label=f"{name} ({reached.sum()})",
-        )  # fmt: skip
+            values[reached].real, values[reached].imag, **drawn | style, label=label
+        )
     good, out = values[~alone], values[alone & ~opened]
-    ax.plot(good.real, good.imag, "o", color=GOOD, ms=5, label=f"fine ({len(good)})")
-    ax.plot(
-        out.real, out.imag, "X", color=BAD, ms=10, mec="k",
-        label=f"out of reach ({len(out)})",
-    )  # fmt: skip
+    drawn = {"color": GOOD, "marker": "o", "linestyle": ""}
+    drawn["markersize"] = size_of("lines.markersize", 5)
+    ax.plot(good.real, good.imag, **drawn | style, label=f"fine ({len(good)})")
+    drawn = {"color": BAD, "marker": "X", **crossed}
+    ax.plot(out.real, out.imag, **drawn | style, label=f"out of reach ({len(out)})")
     # Room above for the legend: no corner is free of eigenvalues.
     ax.set(xlim=(-reach, reach), ylim=(-reach, 1.5 * reach))
     ax.set(xlabel="Re μ", ylabel="Im μ", aspect="equal")
-    return legend(ax, loc="upper center")
+    return legend(ax, loc="upper center") if width_of(ax) > 2.6 else key(ax)
 
 
 def representable_probability(
@@ -106,6 +130,7 @@ def representable_probability(
     first_order: Mapping[str, float] | None = None,
     draws: int | None = None,
     exact: Mapping[str, Numbers] | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw the fraction of random matrices that are representable, against ε/T.
 
@@ -122,6 +147,8 @@ def representable_probability(
         Matrices per point; draws two standard errors around each curve.
     exact : dict of str to sequence, optional
         Curves known in closed form, for some of the same names: dashed, on top.
+    **style
+        Properties of all lines, such as ``linewidth``.
 
     Returns
     -------
@@ -139,21 +166,21 @@ def representable_probability(
     >>> ax.get_xscale()
     'log'
     """
-    ax = axes(ax)
+    ax, style = axes(ax), line_properties(style)
     for index, (name, values) in enumerate(probability.items()):
         where, share = pair("epsilon", epsilon, f"probability[{name!r}]", values)
-        style = look(index)
-        ax.semilogx(where, share, label=name, ms=4, **style)
+        usual: dict[str, Any] = {**look(index), "markersize": 4, **style}
+        ax.semilogx(where, share, label=name, **usual)
+        color = usual["color"]
         if draws:
             error = 2 * np.sqrt(share * (1 - share) / draws)
-            color = style["color"]
             ax.fill_between(
                 where, share - error, share + error, color=color, alpha=0.15, lw=0
             )
         if first_order and name in first_order:
             ax.plot(
                 0, first_order[name], transform=ax.get_yaxis_transform(), ls="none",
-                marker=style["marker"], color=style["color"], mfc="w", clip_on=False,
+                marker=usual["marker"], color=color, mfc="w", clip_on=False,
                 label="first order" if index == 0 else None,
             )  # fmt: skip
     for name, values in (exact or {}).items():
@@ -169,6 +196,7 @@ def training_curves(
     losses: Mapping[str, Numbers],
     floors: Mapping[str, float] | None = None,
     ax: Axes | None = None,
+    **style: Any,
 ) -> Axes:
     """Draw losses over training steps, each with the floor it cannot pass.
 
@@ -179,6 +207,8 @@ def training_curves(
     floors : dict of str to float, optional
         For the same names, the floors of the theory; a floor 0 is not drawn.
     ax : matplotlib Axes, optional
+    **style
+        Properties of all curves, such as ``linewidth``.
 
     Returns
     -------
@@ -202,19 +232,18 @@ def training_curves(
             f"`floors` must belong to curves of `losses`; got {sorted(unknown)}, "
             f"allowed are {sorted(losses)}. Use the same names in both."
         )
-    ax = axes(ax)
+    ax, style = axes(ax), line_properties(style)
     for index, (name, values) in enumerate(losses.items()):
-        style, loss = look(index), array(values)
-        ax.semilogy(
-            np.arange(len(loss)), loss, label=name, ms=5,
-            markevery=max(len(loss) // 8, 1), **style,
-        )  # fmt: skip
+        loss = array(values)
+        usual: dict[str, Any] = {**look(index), "markersize": 5}
+        usual |= {"markevery": max(len(loss) // 8, 1)} | style
+        ax.semilogy(np.arange(len(loss)), loss, **usual, label=name)
         if floors.get(name, 0) > 0:
-            ax.axhline(floors[name], color=style["color"], ls=":", lw=1.6)
+            ax.axhline(floors[name], color=usual["color"], ls=":", lw=1.6)
             ax.annotate(
                 f"floor {floors[name]:.3f}", (1, floors[name]), (-4, -11),
                 xycoords=("axes fraction", "data"), textcoords="offset points",
-                ha="right", fontsize="small", color=style["color"],
+                ha="right", fontsize="small", color=usual["color"],
             )  # fmt: skip
     ax.set(xlabel="training step", ylabel="‖Ψ(θ) − D‖")
     ax.margins(x=0.02)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from .states import System, slopes
-from .style import COLORS, LARGEST, Array, array, legend, with_gaps
+from .style import COLORS, LARGEST, Array, array, legend, size_of, with_gaps
 from .style import axes as axes_or_new
 
 Interval: TypeAlias = tuple[float, float]
@@ -97,6 +97,7 @@ def arrows(
 def draw_nullclines(ax: Axes, field: tuple[Array, ...]) -> None:
     """Draw the lines ẋ = 0 and v̇ = 0 of a field on a grid."""
     x, v, dx, dv = field
+    width = size_of("lines.linewidth", 1.8)
     for level, color, line, name in (
         (dx, COLORS[4], "--", "ẋ = 0"),
         (dv, COLORS[2], ":", "v̇ = 0"),
@@ -104,9 +105,9 @@ def draw_nullclines(ax: Axes, field: tuple[Array, ...]) -> None:
         if np.nanmin(level) < 0 < np.nanmax(level):
             level = np.ma.masked_invalid(level)
             ax.contour(
-                x, v, level, [0.0], colors=color, linestyles=line, linewidths=1.8
+                x, v, level, [0.0], colors=color, linestyles=line, linewidths=width
             )
-            ax.plot([], [], color=color, linestyle=line, label=name)
+            ax.plot([], [], color=color, linestyle=line, linewidth=width, label=name)
 
 
 def interval(limits: Any, name: str) -> Interval:

@@ -22,7 +22,15 @@ from .states import (
     split,
     subscript,
 )
-from .style import Array, Numbers, line_properties, size_of, with_gaps
+from .style import (
+    Array,
+    Numbers,
+    figure_size,
+    light,
+    line_properties,
+    size_of,
+    with_gaps,
+)
 
 
 def space(
@@ -31,6 +39,7 @@ def space(
     ax: Any = None,
     *,
     color: ColorType | Sequence[ColorType] | None = None,
+    time: str = "depth t",
     label: str | None = None,
     **style: Any,
 ) -> Any:
@@ -47,6 +56,8 @@ def space(
     ax : matplotlib Axes in 3-D, optional
     color : matplotlib colour or one per path, optional
         Instead of the colours by starting position along the first axis.
+    time : str, default "depth t"
+        What the axis of ``"t"`` is called.
     label : str, optional
         Legend entry of the whole bundle.
     **style
@@ -89,17 +100,21 @@ def space(
         t = v = np.empty(0)
     drawn = [with_gaps(along(axis, t, places, v), "x") for axis in axes]
     if ax is None:
-        figure = plt.figure(layout="constrained")
+        figure = plt.figure(figsize=figure_size(), layout="constrained")
         ax = figure.add_subplot(projection="3d")
     style = line_properties(style)
     shades = start_colors(drawn[0][0], style.pop("color", color))
     width, dot = size_of("lines.linewidth", 1.4), size_of("lines.markersize", 4)
+    style = light(places.size) | style
     for a, b, c, shade in zip(*(z.T for z in drawn), shades, strict=True):
         ax.plot(a, b, c, **{"color": shade, "linewidth": width} | style, label=label)
         ax.plot(a[:1], b[:1], c[:1], "o", color=shade, markersize=dot)
         label = None
-    names = [axis_name(axis, places.shape[2]) for axis in axes]
+    names = [axis_name(axis, places.shape[2], time) for axis in axes]
     ax.set(xlabel=names[0], ylabel=names[1], zlabel=names[2])
+    ax.locator_params(nbins=5)  # labels that are slanted away need room
+    for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+        axis.labelpad += 0.8 * (plt.rcParams["font.size"] - 10)
     ax.set_box_aspect(None, zoom=0.85)  # else the outer label is cut off
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize="small")
@@ -119,10 +134,10 @@ def along(axis: int | str, t: Array, x: Array, v: Array) -> Array:
     return x[:, :, choose(axis, x.shape[2], "axes")]
 
 
-def axis_name(axis: int | str, d: int) -> str:
+def axis_name(axis: int | str, d: int, time: str) -> str:
     """What stands beside an axis."""
     if axis == "t":
-        return "depth t"
+        return time
     if isinstance(axis, str):
         return "velocity v" + (subscript(int(axis[1:])) if d > 1 else "")
     return f"x{subscript(axis % d)}" if d > 1 else "position x"
@@ -152,7 +167,7 @@ def portraits(
     coordinates : bool, optional
         Whether the last axis holds coordinates.
     columns : int, optional
-        Panels in a row.  Default: at most four, as many as fit a line.
+        Panels in a row.  Default: at most four, and as many as fit a line.
     **style
         As in ``phase_portrait``: ``color``, ``label``, properties of the lines.
 
@@ -203,10 +218,7 @@ def portraits(
 
 
 def grid_of_axes(
-    count: int,
-    ax: Sequence[Axes] | NDArray[Any] | None,
-    columns: int | None = None,
-    **shared: Any,
+    count: int, ax: Sequence[Axes] | NDArray[Any] | None, columns: int | None = None
 ) -> NDArray[Any]:
     """As many Axes as asked for, (count,): those that are given, or new ones."""
     if ax is not None:
@@ -214,13 +226,19 @@ def grid_of_axes(
         if len(panels) != count or not all(isinstance(one, Axes) for one in panels):
             raise ValueError(f"`ax` must be {count} Axes, one per panel, got {ax!r}")
         return panels
-    wide = columns or min(count, 4 if count != 5 else 3)
-    rows = -(-count // wide)
-    width, height = plt.rcParams["figure.figsize"]
-    size = (width, max(width / wide, 0.3 * height) * rows)
+    size, letter = figure_size(), plt.rcParams["font.size"]
+    changed = size != (5, 3.6)
+    room = size[0] if changed else 9.0
+    # Numbers and labels take as much of a panel as their letters are large.
+    fitting = max(1, min(4, int(room / (0.16 * letter))))
+    wide = columns or -(-count // -(-count // fitting))  # as full rows as possible
+    rows, side = -(-count // wide), room / wide if changed else 2.25
     fig, axs = plt.subplots(
-        rows, wide, figsize=size, layout="constrained", squeeze=False, **shared
-    )
+        rows, wide, figsize=(side * wide, (0.72 * side + 0.05 * letter) * rows),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for panel in axs.ravel():
+        panel.locator_params(nbins=4)
     for spare in axs.ravel()[count:]:
         fig.delaxes(spare)
     return np.asarray(axs.ravel()[:count])
