@@ -22,6 +22,7 @@ from .models import (
     SecondOrderODE,
     State,
     memory_report,
+    related,
     to_momentum,
     to_residual,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "forcing",
     "plan",
     "plot",
+    "related",
     "representability",
 ]
 

@@ -123,8 +123,12 @@ def run_reversibly(
         not deterministic, weights changed in between, a state beyond the grid), or if
         a loss depends on what was computed inside a field.
     """
-    kind = Shears if any(isinstance(m, Shear | Mix) for m in untimed(plan)) else Run
-    return start(kind(plan, field, args, x, scale, keep), x, v)
+    return start(kind_of(plan)(plan, field, args, x, scale, keep), x, v)
+
+
+def kind_of(plan: Plan) -> type[Run]:
+    """The kind of run that a plan needs."""
+    return Shears if any(isinstance(m, Shear | Mix) for m in untimed(plan)) else Run
 
 
 def check_versions(run: Run) -> None:

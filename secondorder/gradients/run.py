@@ -108,6 +108,13 @@ class Run:
         """The state on the grid."""
         return Integers.load(grid, self.tape.parts, x, v, unit)
 
+    def end(self, trace: Trace) -> tuple[Tensor, Tensor]:
+        """The state of the last record, from what the forward pass left."""
+        grid = replace(self.tape.grid, dtype=trace.end.x.dtype)
+        state = Integers.unpacked(grid, trace.unit, trace.end)
+        last = self.tape.steps.at(len(self.tape.steps) - 1)
+        return state.position(), state.velocity(last.read)
+
     def forward(
         self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
     ) -> tuple[list[Tensor], Trace]:

@@ -120,6 +120,14 @@ class Copies:
         factor = self.unit * 2.0**-self.grid.fx
         return self.grid.read(self.integers[which], factor).add_(self.poison)
 
+    def position(self) -> Tensor:
+        """The first copy."""
+        return self.read(0)
+
+    def velocity(self, read: Any = None) -> Tensor:
+        """The second copy, whose scale never changes."""
+        return self.read(1)
+
     def add(self, which: int, value: Tensor, sign: float) -> None:
         """Add a rounded increment, or take it back."""
         change = self.grid.rounded(value, 2.0**self.grid.fx / self.unit)
@@ -195,6 +203,11 @@ class Shears(Run):
     def load(self, grid: FixedPoint, x: Tensor, v: Tensor, unit: Tensor) -> Any:
         """The two copies on the grid."""
         return Copies.load(grid, x, v, unit)
+
+    def end(self, trace: Trace) -> tuple[Tensor, Tensor]:
+        """The copies at the end."""
+        state = Copies.unpacked(self.tape.grid, trace.unit, trace.end)
+        return state.position(), state.velocity()
 
     def size(self, x: Tensor, v: Tensor) -> Tensor:
         """How large the copies are at the start, or the first increment makes them."""

@@ -1,5 +1,6 @@
 """Networks: second-order neural ODEs and Momentum ResNets over one machinery."""
 
+from . import related
 from .budget import MemoryReport, memory_report
 from .convert import to_momentum, to_residual
 from .invert import State
@@ -14,6 +15,7 @@ __all__ = [
     "SecondOrderODE",
     "State",
     "memory_report",
+    "related",
     "to_momentum",
     "to_residual",
 ]

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..gradients.integers import Integers, Packed
+from ..gradients.integers import Packed
+from ..gradients.reversible import kind_of
 from ..gradients.reversible import start as start_run
 from ..gradients.run import Run, Trace
 from ..gradients.tape import host_weights
@@ -71,30 +72,31 @@ class State(Pair):
 torch.serialization.add_safe_globals([State, Trace, Packed, Context])
 
 
-class Remembering(Run):
-    """A run whose trace can be taken away."""
+def remembering(kind: type[Run]) -> type[Any]:
+    """A kind of run whose trace can be taken away."""
 
-    def __init__(self, *how: Any, **options: Any) -> None:
-        super().__init__(*how, **options)
-        self.trace: Trace | None = None
+    class Remembering(kind):  # type: ignore[misc, valid-type]
+        trace: Trace | None = None
 
-    def forward(
-        self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
-    ) -> tuple[list[Tensor], Trace]:
-        """Run the tape and keep the trace."""
-        outputs, self.trace = super().forward(x, v, arguments)
-        return outputs, self.trace
+        def forward(
+            self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
+        ) -> tuple[list[Tensor], Trace]:
+            """Run the tape and keep the trace."""
+            outputs, self.trace = super().forward(x, v, arguments)
+            return outputs, self.trace
+
+    return Remembering
 
 
 def run_reversibly(
     plan: Plan, field: Field, x: Tensor, v: Tensor, args: Sequence[Any]
 ) -> State:
     """Run a plan on the grid and keep the way back."""
-    run = Remembering((*plan, Record()), field, args, x)
+    run = remembering(kind_of(plan))((*plan, Record()), field, args, x)
     ((x_end, v_end),) = start_run(run, x, v)
     grid, trace = run.tape.grid, cast(Trace, run.trace)
     grid = replace(grid, dtype=trace.end.x.dtype)
-    start = Integers.load(grid, run.tape.parts, x, v, trace.unit)
+    start = run.load(grid, x, v, trace.unit)
     with torch.no_grad():
         read = (2.0**-grid.fu,)
         rounded = x - start.position(), v - start.velocity(read)
@@ -124,7 +126,7 @@ def undo(
             "(state.x, state.v), which is done in floating point"
         )
     with torch.set_grad_enabled(state.context.grad):
-        run = Run((*plan, Record()), field, args, state.x)
+        run = kind_of(plan)((*plan, Record()), field, args, state.x)
         run.autocast = state.context.autocast
         check_unedited(run, state)
         end, _ = run.rewind(state.trace)
@@ -136,11 +138,7 @@ def undo(
 
 def check_unedited(run: Run, state: State) -> None:
     """Raise where somebody has changed x or v of a state."""
-    trace = state.trace
-    grid = replace(run.tape.grid, dtype=trace.end.x.dtype)
-    end = Integers.unpacked(grid, trace.unit, trace.end)
-    last = run.tape.steps.at(len(run.tape.steps) - 1)
-    x, v = end.position(), end.velocity(last.read)
+    x, v = run.end(state.trace)
     for name, found, kept in (("x", state.x, x), ("v", state.v, v)):
         if not torch.equal(found.detach().nan_to_num(), kept.nan_to_num()):
             raise ValueError(

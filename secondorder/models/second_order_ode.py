@@ -147,7 +147,8 @@ class SecondOrderODE(WithNumbers):
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
         self.system.check_shapes(x)
         checks.fits(self.gamma, x, "gamma")
-        fixed = "step_size" in self.method.options
+        adapts = getattr(self.method, "adaptive", False)
+        fixed = "step_size" in self.method.options and not adapts
         if fixed and not self.method.breakpoints:
             intervals = self.steps  # others round t1/h up, to a step more or less
         problem = Problem(
