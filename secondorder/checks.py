@@ -274,24 +274,70 @@ def step_size(value: Any) -> float | None:
     return value
 
 
-def tolerance(value: Any, name: str) -> float | None:
-    """Return a tolerance if it is None or positive and finite, or raise."""
+def tolerance(value: Any, name: str) -> Any:
+    """Return a tolerance if it is None or positive and finite, or raise.
+
+    One number, one for each entry of the state, or a pair of these for x and for v.
+    """
     if value is None:
         return None
-    if isinstance(value, Tensor):
-        if value.ndim > 0 or value.is_complex() or value.dtype == torch.bool:
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
             raise ValueError(
-                f"`{name}` must be one number for the whole state, got a tensor of "
-                f"shape {tuple(value.shape)}, {value.dtype}; scale the coordinates if "
-                "they need tolerances of their own"
+                f"`{name}` must be a number, a tensor, or a pair of these for x and v, "
+                f"got {len(value)} values"
             )
-        value = value.detach().item()
+        return tuple(tolerance(part, name) for part in value)
+    if isinstance(value, Tensor):
+        value = value.detach()
+        if value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(f"`{name}` must be real numbers, got {value.dtype}")
+        if value.ndim > 0:
+            if not bool(((value > 0) & value.isfinite()).all()):
+                raise ValueError(
+                    f"`{name}` must be positive and finite, got {describe(value)}"
+                )
+            return value.double()
+        value = value.item()
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}")
     value = float(value)
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"`{name}` must be positive and finite, got {value!r}")
     return value
+
+
+def one_tolerance(value: Any, name: str) -> float:
+    """Return a tolerance that is one positive number, or raise."""
+    value = tolerance(value, name)
+    if not isinstance(value, float):
+        raise TypeError(f"`{name}` must be one number, got {type(value).__name__}")
+    return value
+
+
+def step_control(
+    first_step: Any = None,
+    max_step: Any = None,
+    max_steps: Any = None,
+    norm: Any = None,
+) -> dict[str, Any]:
+    """Return how steps are to be chosen, or raise."""
+    lengths = {"first_step": first_step, "max_step": max_step}
+    for name, value in lengths.items():
+        if value is not None and isinstance(value, Tensor):
+            raise TypeError(f"`{name}` must be a float, got a tensor")
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(
+                f"`{name}` must be a positive length of time, got {value!r}; the "
+                "direction follows the order of `t`"
+            )
+    if norm is not None and not callable(norm):
+        one_of(norm, "norm", ["rms", "max"])
+    return {
+        **lengths,
+        "max_steps": optional_count(max_steps, "max_steps"),
+        "norm": norm,
+    }
 
 
 def event_value(g: Any, batch: tuple[int, ...] = ()) -> Tensor:

@@ -25,8 +25,12 @@ def odeint(
     method: str | Method = "verlet",
     step_size: float | None = None,
     gradient: str | Gradient | Callable[..., Any] = "backprop",
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: Any = None,
+    atol: Any = None,
+    first_step: float | None = None,
+    max_step: float | None = None,
+    max_steps: int | None = None,
+    norm: Any = None,
     args: Sequence[Any] = (),
     forcing: Any = None,
     breakpoints: Tensor | Sequence[float] | None = None,
@@ -58,8 +62,16 @@ def odeint(
 
     Other Parameters
     ----------------
-    rtol, atol : float, optional
-        Tolerances of the adaptive methods.
+    rtol, atol : float or Tensor, optional
+        Tolerances of the adaptive methods: numbers, tensors that broadcast with ``x0``,
+        or a pair of these for x and for v.
+    first_step, max_step : float, optional
+        Lengths of the first step to try and of the longest one, for adaptive methods.
+    max_steps : int, optional
+        Steps, rejected ones included, after which an adaptive solve gives up.
+    norm : {"rms", "max"} or callable, optional
+        How the errors of all entries, in units of their tolerances, make one number
+        that must stay below 1; a function gets them as one tensor ``(m,)``.
     args : tuple
         Further arguments of the field, ``field(t, x, *args)``; tensors among them
         receive gradients.
@@ -67,8 +79,8 @@ def odeint(
         u(t), or samples of it as ``so.forcing.Cubic(t, u)``: the field is then called
         as ``field(t, x, u(t), *args)``, or ``field(t, x, v, u(t), *args)``.
     breakpoints : Tensor or sequence of float, optional
-        Times at which the field jumps or has a kink: steps of the fixed-step methods
-        end there, and keep their order.
+        Times at which the field jumps or has a kink: steps end there, see the field of
+        their own side, and keep their order.
     progress : bool, default False
         Show a bar, counted in evaluations (needs the extra ``progress``).
     check_finite : bool, default False
@@ -102,5 +114,9 @@ def odeint(
     monitor = Monitor(check_finite, progress)
     problem = check_problem(system, state, t, args, forcing, breakpoints, monitor)
     how, route = find_method(method), find_gradient(gradient, GRADIENTS)
-    options = check_fit(how, route, problem, step_size, rtol, atol)
+    control = {
+        "first_step": first_step, "max_step": max_step, "max_steps": max_steps,
+        "norm": norm,
+    }  # fmt: skip
+    options = check_fit(how, route, problem, step_size, rtol, atol, **control)
     return how.solve(problem, route, options)

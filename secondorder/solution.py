@@ -30,11 +30,15 @@ class Stats:
     accepted, rejected : int
         Steps kept and steps thrown away (0 for fixed-step methods).  SciPy does not
         tell its steps: ``accepted`` is None.
+    times : Tensor, optional
+        Where the accepted steps of an adaptive method begin and end, ``(m,)``; with
+        steps per sample ``(batch, m)``, the last time repeated to pad.
     """
 
     evaluations: int
     accepted: int | None
     rejected: int = 0
+    times: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

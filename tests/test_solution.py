@@ -187,11 +187,3 @@ def test_an_empty_batch_is_solved(method):
     if x.requires_grad:
         (slope,) = torch.autograd.grad(sol.x.sum() + sol.v.sum(), x)
         assert slope.shape == x.shape
-
-
-@pytest.mark.parametrize("method", ["rk4", "euler"])
-def test_breakpoints_of_torchdiffeqs_fixed_steps_are_refused_for_what_they_are(method):
-    with pytest.raises(ValueError, match="belongs to torchdiffeq"):
-        solve(method, torch.ones(1, dtype=D), breakpoints=[0.3])
-    with pytest.raises(ValueError, match="chooses its own steps"):
-        solve("dopri5", torch.ones(1, dtype=D), breakpoints=[0.3])

@@ -7,7 +7,7 @@ continuous adjoint runs no plan: it belongs to torchdiffeq's solvers.
 import torchdiffeq
 
 from .. import checks
-from .adjoint import solve_adjoint
+from .adjoint import flag, solve_adjoint, tensors, text
 from .backprop import run_plainly
 from .checkpoint import run_checkpointed
 from .gradient import Gradient, find_gradient
@@ -22,7 +22,17 @@ reversible = Gradient(
     run_reversibly,
     allowed={"keep": checks.whole, "scale": checks.optional_positive},
 )
-adjoint = Gradient("adjoint", run_solver=solve_adjoint)
+adjoint = Gradient(
+    "adjoint",
+    run_solver=solve_adjoint,
+    allowed={
+        "rtol": checks.one_tolerance,
+        "atol": checks.one_tolerance,
+        "method": text,
+        "params": tensors,
+        "seminorm": flag,
+    },
+)
 
 GRADIENTS = {g.name: g for g in (backprop, checkpoint, reversible, adjoint)}
 

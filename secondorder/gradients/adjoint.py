@@ -10,7 +10,7 @@ Equations", NeurIPS 2018, algorithm 1.
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,8 @@ def solve_adjoint(
     adjoint_params : iterable of Tensor
         What receives gradients besides the state and the times.
     **settings
-        Of torchdiffeq: ``method``, ``rtol``, ``atol``, ``options``.
+        Of torchdiffeq: ``method``, ``rtol``, ``atol``, ``options``, and the same
+        for the way back, ``adjoint_rtol`` and so on.
 
     Returns
     -------
@@ -61,7 +62,8 @@ def solve_adjoint(
     """
     parameters = tuple(adjoint_params)
     if torch.is_grad_enabled():
-        warn_if_lost(form.rate, t.detach(), settings["rtol"])
+        rtol = settings.get("adjoint_rtol", settings["rtol"])
+        warn_if_lost(form.rate, t.detach(), rtol)
         form = WithoutClosures(form, parameters)
     return torchdiffeq.odeint_adjoint(
         form, state, t, adjoint_params=parameters, **settings
@@ -108,3 +110,24 @@ class WithoutClosures(nn.Module):
         for part in found:
             refuse_untracked(part, "the adjoint", self.known, leaves)
         return tuple(part.detach() for part in found)
+
+
+def text(value: Any, name: str) -> str:
+    """Return a name, or raise."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{name}` must be a name, got {type(value).__name__}")
+    return value
+
+
+def flag(value: Any, name: str) -> bool:
+    """Return True or False, or raise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+    return value
+
+
+def tensors(value: Any, name: str) -> Sequence[Tensor]:
+    """Return a list of tensors, or raise."""
+    if isinstance(value, Tensor) or not all(isinstance(v, Tensor) for v in value):
+        raise TypeError(f"`{name}` must be a list of tensors or parameters")
+    return list(value)

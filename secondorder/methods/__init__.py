@@ -21,7 +21,8 @@ from ..gradients import GRADIENTS, Gradient
 from ..systems import Problem, System
 from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
 from .coupled import COUPLED_METHODS, Coupled
-from .external import CALLBACKS, External, callbacks, externals
+from .external import External, externals
+from .first_order_form import CALLBACKS, callbacks
 from .method import Method, Options
 from .nystrom import NYSTROM, Nystrom
 from .splitting import Splitting
@@ -73,12 +74,14 @@ def check_fit(
     step_size: Any = None,
     rtol: Any = None,
     atol: Any = None,
+    **control: Any,
 ) -> Options:
     """Return the options, or raise where a method does not fit what it is asked."""
     options = Options(
         checks.step_size(step_size),
         checks.tolerance(rtol, "rtol"),
         checks.tolerance(atol, "atol"),
+        **checks.step_control(**control),
     )
     check_options(method, options)
     check_system(method, problem.system)
@@ -93,12 +96,9 @@ def check_fit(
     if not isinstance(method, External):
         warn_of_callbacks(method, problem.system)
     if problem.breakpoints is not None and not method.breakpoints:
-        why = "chooses its own steps"
-        if "step_size" in method.options:
-            why = "belongs to torchdiffeq, whose steps know no breakpoints"
         raise ValueError(
-            f"`breakpoints` are for fixed-step methods, and {method.name!r} {why}; "
-            f"solve from one breakpoint to the next, or use one of {[*METHODS]}"
+            f"`breakpoints` are not known to {method.name!r}; solve from one to "
+            f"the next, or use one of {[*METHODS, *ADAPTIVE]}"
         )
     return options
 
@@ -121,6 +121,14 @@ def check_options(method: Method, options: Options) -> None:
         raise ValueError(
             f"`step_size` is for fixed-step methods, but {method.name!r} adapts its "
             f"steps, got {options.step_size!r}; give `rtol` and `atol` instead"
+        )
+    control = given - method.options - {"rtol", "atol"}
+    if control:
+        fit = [m.name for m in (*ADAPTIVE.values(), *SOLVERS.values())]
+        fit = [name for name in fit if control <= find_method(name).options]
+        raise ValueError(
+            f"`{min(control)}` has no effect on {method.name!r}; leave it out, or take "
+            f"one of {fit}"
         )
     if given - method.options:
         raise ValueError(

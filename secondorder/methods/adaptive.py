@@ -21,22 +21,16 @@ from ..gradients import Gradient
 from ..gradients.replay import with_copied_buffers
 from ..plan.compile import Momentum, compile_plan
 from ..plan.flows import FLOWS, Numbers, per_interval, phi
+from ..plan.grid import Window, merge
 from ..plan.moves import Drift, Kick, Move, Record, evaluations, force
 from ..solution import DenseOutput, Solution, Stats
 from ..systems.equations import System, as_double, same
 from ..systems.problem import Problem
 from .method import Options, Step
 from .splitting import Splitting
-from .step_size import (
-    Control,
-    Path,
-    interval,
-    node_times,
-    relative_size,
-    rounding_check,
-    step_through,
-)
+from .step_size import Control, Path, interval, node_times, step_through
 from .tables import SPLITTINGS
+from .tolerances import relative_size, rounding_check, tolerances
 
 State = tuple[Tensor, Tensor]
 BLANES_MOAN4 = next(m for m in SPLITTINGS if m.name == "blanes_moan4")
@@ -66,11 +60,11 @@ class Adaptive:
     summary: str = ""
     name: str = "custom"
 
-    options = frozenset({"rtol", "atol"})
+    options = frozenset(Options._fields) - {"step_size"}
     gradients = frozenset({"backprop", "checkpoint", "reversible"})
     takes_velocity = False
     per_sample_times = False
-    breakpoints = False
+    breakpoints = True
     events = ""
 
     @property
@@ -90,6 +84,7 @@ class Adaptive:
         t: Tensor,
         gradient: Gradient,
         args: Sequence[Any],
+        broken: Sequence[bool] = (),
     ) -> tuple[list[State], int]:
         """The accepted steps again, through a gradient route; states and cost."""
         raise NotImplementedError
@@ -109,10 +104,15 @@ class Adaptive:
         The steps are differentiated, the choice of their lengths is not.
         """
         system, x, v, t, args = problem[:5]
+        keep: list[int] | None = None
+        broken: list[bool] = []
+        if problem.breakpoints is not None:
+            t, keep, broken = merge(t, problem.breakpoints)
         core, enter, leave = system.in_modes(x)
         rtol, atol = tolerances(options, x)
-        size = relative_size(rtol, atol, leave)
-        control = self.controller(core, size, rounding_check(rtol, atol, x))
+        size = relative_size(rtol, atol, leave, options.norm)
+        check = rounding_check(rtol, atol, x)
+        control = self.controller(core, size, check, options)
         field = problem.monitor.watch(core.field)
         pull, grid = Pull(field, args), t.double().cpu()
         y, w = enter(x), enter(v)
@@ -120,23 +120,31 @@ class Adaptive:
         if not direct:
             wanted = wants((y, w, t, core.mass, core.damping, *args))
             pull = Search(field, args, wanted)
+        enter_interval = partial(pull.window.enter, grid, broken)
+        enter_interval(0)
         with torch.set_grad_enabled(torch.is_grad_enabled() and direct):
             first = pull(time_of(t[0], x), y)
             slopes = partial(derivative, core, pull)
             step = self.stepper(core, x, pull)
-            path = step_through(step, control, (y, w, first), slopes, grid)
+            start = y, w, first
+            path = step_through(step, control, start, slopes, grid, enter_interval)
         field.close()
         inner, cost = path.states, field.evaluations
         if isinstance(pull, Search) and pull.wanted:
             # The steps were found by the field itself, which so has counted them.
             again = core.replace(with_copied_buffers(core.field))
-            inner, more = self.replay(again, path, (y, w), grid, gradient, args)
+            inner, more = self.replay(again, path, (y, w), grid, gradient, args, broken)
             cost += more
         states = [(x, v), *((leave(a), leave(b)) for a, b in inner[1:])]
         xs, vs = (torch.stack(parts) for parts in zip(*states, strict=True))
         steps = [[f for k, f in path.nodes if k == i] for i in range(len(t))]
-        dense = DenseOutput(self, problem, t, xs, vs, tuple(map(tuple, steps)))
-        return Solution(t, xs, vs, Stats(cost, path.accepted, path.rejected), dense)
+        fractions = tuple(map(tuple, steps))
+        dense = DenseOutput(self, problem, t, xs, vs, fractions, tuple(broken))
+        times = node_times(grid, path.nodes).detach().to(t.device)
+        stats = Stats(cost, path.accepted, path.rejected, times)
+        if keep is not None:
+            xs, vs = xs[keep], vs[keep]
+        return Solution(problem.t, xs, vs, stats, dense)
 
     def step(self, problem: Problem) -> Step:
         """One step and its error, in the coordinates of the problem."""
@@ -158,8 +166,10 @@ class Adaptive:
         """
         problem, fractions = dense.problem, dense.steps[i]
         core, enter, leave = problem.system.in_modes(problem.x)
-        step = self.stepper(core, problem.x, Pull(core.field, problem.args))
+        pull = Pull(core.field, problem.args)
+        step = self.stepper(core, problem.x, pull)
         t, times = dense.t.double().cpu(), times.double().cpu()
+        pull.window.enter(t, dense.broken, i)
         states: list[Any] = [(enter(dense.x[i]), enter(dense.v[i]), None)]
         for begin, end in zip(fractions, fractions[1:], strict=False):
             states.append(step(*interval(t, i, begin, end), states[-1])[0])
@@ -178,17 +188,23 @@ class Adaptive:
         core: System,
         size: Callable[..., float],
         check: Callable[[Any], Any] = same,
+        options: Options = Options(),  # noqa: B008
     ) -> Control:
         """The limits of the steps of one solve."""
         rate = core.rate()
         limit = self.damping_limit * (1 - 1e-9)  # what is at the limit may round above
-        largest = limit / rate if rate > 0 else math.inf
+        largest = min(
+            limit / rate if rate > 0 else math.inf, options.max_step or math.inf
+        )
+        most = options.max_steps or self.max_steps
 
         def words(x: Tensor) -> str:
             reach = x.detach().abs().max().item() if x.numel() else 0.0
             return f'"{self.name}", max |x| = {reach:.3g}, max c/m = 1/ε = {rate:.3g}'
 
-        return Control(self.companion + 1, size, largest, self.max_steps, words, check)
+        return Control(
+            self.companion + 1, size, largest, most, words, check, options.first_step
+        )
 
 
 @dataclass(frozen=True)
@@ -252,10 +268,12 @@ class Embedded(Adaptive):
         t: Tensor,
         gradient: Gradient,
         args: Sequence[Any],
+        broken: Sequence[bool] = (),
     ) -> tuple[list[State], int]:
         """The accepted steps as a plan, through a gradient route; states and cost."""
         fine, counts = node_times(t, path.nodes), [1] * (len(path.nodes) - 1)
-        plan = compile_plan(self.table, core, fine, counts, start[0])
+        jumps = [broken[i] and part == 0 for i, part in path.nodes] if broken else None
+        plan = compile_plan(self.table, core, fine, counts, start[0], broken=jumps)
         asked = iter([fraction == 0 for _, fraction in path.nodes[1:]])
         plan = tuple(m for m in plan if not isinstance(m, Record) or next(asked))
         states = gradient.run(plan, core.field, *start, args)
@@ -303,9 +321,11 @@ class Pull:
 
     def __init__(self, field: Callable[..., Tensor], args: Sequence[Any]) -> None:
         self.field, self.args = field, args
+        self.window = Window()
 
     def __call__(self, time: Tensor, x: Tensor) -> Tensor:
         """Evaluate the force."""
+        time = self.window.inside(time)
         value = force(self.field, Kick(1.0, time), x, None, self.args)
         return value if value.dtype == x.dtype else value.to(x.dtype)
 
@@ -344,20 +364,6 @@ def wants(numbers: Sequence[Any]) -> bool:
     """Whether any of these is to be differentiated."""
     return torch.is_grad_enabled() and any(
         isinstance(n, Tensor) and n.requires_grad for n in numbers
-    )
-
-
-def tolerances(options: Options, like: Tensor) -> tuple[float, float]:
-    """The tolerances asked for, or what suits the precision of the state."""
-    eps = torch.finfo(like.dtype).eps
-    rtol, atol = 1e-5, 1e-6
-    if eps < 1e-12:
-        rtol, atol = 1e-7, 1e-9
-    elif eps > 1e-5:  # half precisions
-        rtol, atol = 2 * eps, eps / 2
-    return (
-        rtol if options.rtol is None else options.rtol,
-        atol if options.atol is None else options.atol,
     )
 
 

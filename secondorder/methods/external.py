@@ -6,7 +6,7 @@ reversed.  They are here to compare with, for dense adaptive output, and for sti
 fields (SciPy's implicit methods).
 """
 
-import warnings
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,30 +14,28 @@ from typing import Any
 
 import torch
 import torchdiffeq
-from torch import Tensor, nn
+from torch import Tensor
 from torchdiffeq._impl.odeint import SOLVERS as TORCHDIFFEQ
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from .. import checks
 from ..gradients import Gradient, backprop
-from ..plan.moves import Kick, checked
+from ..plan.grid import merge
 from ..solution import DenseOutput, Solution, Stats
-from ..systems.equations import System, same
-from ..systems.fields import Forced
+from ..systems.equations import System
 from ..systems.problem import Problem
-from .adaptive import tolerances
+from .first_order_form import FirstOrderForm, check_differentiable, check_event
 from .method import Options, Step
-from .slopes import slopes
-from .step_size import rounding_check
+from .tolerances import part_of, rounding_check, tolerances
 
 State = tuple[Tensor, Tensor]
 SCIPY = {
     "scipy_solver": "LSODA",
-    **{f"scipy_{name}": name for name in ("RK45", "DOP853", "Radau", "BDF", "LSODA")},
+    **{
+        f"scipy_{name}": name
+        for name in ("RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA")
+    },
 }
-
-GIVING_UP = ("underflow in dt", "max_num_steps", "non-finite")  # torchdiffeq's words
-CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class External:
     takes_velocity = None
     first_order = True
     per_sample_times = False
-    breakpoints = False
+    breakpoints = True
 
     @property
     def summary(self) -> str:
@@ -71,7 +69,10 @@ class External:
     @property
     def options(self) -> frozenset[str]:
         """Tolerances, also for the implicit ones of the fixed-step solvers."""
-        return frozenset({"rtol", "atol"} | ({"step_size"} if self.fixed else set()))
+        if self.fixed:
+            return frozenset({"rtol", "atol", "step_size"})
+        more = {"max_step"} if self.scipy else {"first_step", "max_step", "max_steps"}
+        return frozenset({"rtol", "atol"} | more)
 
     @property
     def gradients(self) -> frozenset[str]:
@@ -86,12 +87,29 @@ class External:
     def solve(self, problem: Problem, gradient: Gradient, options: Options) -> Solution:
         """Solve the first-order form by the solver."""
         x, v, t = problem.x, problem.v, problem.t
+        keep, broken = None, [False] * len(t)
+        if problem.breakpoints is not None:
+            t, keep, broken = merge(t, problem.breakpoints)
         watched = problem.monitor.watch(problem.system.field)
-        form = self.form(problem, gradient, options, problem.system.replace(watched))
-        xs, vs = form.run(gradient, (x, v), t, self.settings(options, x))
+        system, settings = problem.system.replace(watched), self.settings(options, x)
+        cuts = [k for k in range(1, len(t) - 1) if broken[k]]
+        pieces, state, steps = [], (x, v), []
+        for i, end in itertools.pairwise([0, *cuts, len(t) - 1]):
+            form = self.form(problem, gradient, options, system)
+            form.window.enter(t, broken, i, end)
+            path = form.run(gradient, state, t[i : end + 1], settings)
+            state = path[0][-1], path[1][-1]
+            pieces.append(path if end == len(t) - 1 else [y[:-1] for y in path])
+            steps.append(form.stats(0, t[i]))
         watched.close()
-        dense = DenseOutput(self, problem, t, xs, vs, (gradient, options))
-        return Solution(t, xs, vs, form.stats(watched.evaluations), dense)
+        xs, vs = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        dense = DenseOutput(
+            self, problem, t, xs, vs, (gradient, options), tuple(broken if keep else ())
+        )
+        if keep is not None:
+            xs, vs = xs[keep], vs[keep]
+        stats = total(steps, watched.evaluations)
+        return Solution(problem.t, xs, vs, stats, dense)
 
     def solve_event(
         self,
@@ -175,6 +193,7 @@ class External:
                 x, v = (torch.cat(pair)[back] for pair in zip(*parts, strict=True))
                 return x, v
         form = self.form(problem, gradient, options)
+        form.window.enter(t, dense.broken, i)
         if form.outside and torch.is_grad_enabled() and times.requires_grad:
             raise ValueError(
                 f"`times` require a gradient, but {self.name!r} runs outside autograd "
@@ -206,196 +225,44 @@ class External:
     def settings(self, options: Options, like: Tensor) -> dict[str, Any]:
         """The settings of torchdiffeq."""
         rtol, atol = tolerances(options, like)
-        more: dict[str, Any] = {}
-        if options.step_size is not None:
-            more["step_size"] = options.step_size
+        given = {
+            "step_size": options.step_size, "first_step": options.first_step,
+            "max_step": options.max_step, "max_num_steps": options.max_steps,
+        }  # fmt: skip
+        more: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         if self.scipy:
             more["solver"] = self.scipy
         return {
             "method": "scipy_solver" if self.scipy else self.name,
-            "rtol": rtol,
-            "atol": atol,
+            "rtol": self.tolerance(rtol, "rtol", like),
+            "atol": self.tolerance(atol, "atol", like),
             "options": more or None,
         }
 
-
-class FirstOrderForm(nn.Module):
-    """A system as the field of torchdiffeq, with its further arguments.
-
-    Attributes
-    ----------
-    rate : float
-        max c/m, how fast the damping forgets.
-    outside : bool
-        Whether the solver runs outside autograd and nobody differentiates it.
-    check : callable
-        Raises where the tolerances are below the rounding of a state.
-    counts : dict
-        Steps by torchdiffeq's name of what is called after them.
-
-    Notes
-    -----
-    States of half precision are solved in float32, by forces of half precision:
-    torchdiffeq's times and steps are rounded as the state is.
-    """
-
-    def __init__(self, system: System, args: Sequence[Any], kind: torch.dtype) -> None:
-        super().__init__()
-        self.system, self.args, self.rate = system, args, system.rate()
-        self.kind, self.wide = kind, torch.promote_types(kind, torch.float32)
-        self.outside, self.record = False, torch.is_grad_enabled()
-        self.counts: dict[str, int] = {}
-        self.parts = 1 if system.first_order else 2
-        self.check: Callable[[Any], Any] = same
-
-    def forward(self, t: Tensor, state: State) -> State:
-        """Return the derivative of (x, v)."""
-        if self.outside and self.record:
-            with torch.enable_grad():
-                found = self.derivative(t, state)
-            if any(part.requires_grad for part in found):
-                raise ValueError(
-                    "`field` depends on a tensor that requires a gradient, but SciPy's "
-                    "solvers run outside autograd and would return results without; "
-                    'use gradient="adjoint", another method, or torch.no_grad() if no '
-                    "gradient is needed"
-                )
-            return found
-        return self.derivative(t, state)
-
-    def derivative(self, t: Tensor, state: Any) -> Any:
-        """The derivative of (x, v), or of x alone, in the dtype that is solved in."""
-        if self.system.first_order:
-            x = state[0].to(self.kind)
-            value = checked(self.system(t, x, *self.args), Kick(1.0), x)
-            return (value.to(self.wide),)
-        x, v = (part.to(self.kind) for part in state)
-        _, a = self.system(t, (x, v), *self.args)
-        return state[1], a.to(self.wide)
-
-    def listen(self, system: System, supported: set[str]) -> None:
-        """Count the steps, and pass on what the user wants to be called after them."""
-        self.counts = dict.fromkeys(supported, 0)
-        for name in CALLBACKS:
-            theirs = callbacks(system, name)
-            if theirs or name in supported:
-                setattr(self, name, partial(self.after, name, theirs))
-        for name in (f"{name}_adjoint" for name in CALLBACKS):
-            for callback in callbacks(system, name):
-                setattr(self, name, callback)
-
-    def after(
-        self, name: str, theirs: Sequence[Any], t: Tensor, state: State, h: Tensor
-    ) -> None:
-        """Follow a step."""
-        if name in self.counts:
-            self.counts[name] += 1
-        if name != "callback_reject_step":
-            self.check(state)
-        for callback in theirs:
-            callback(t, state[0] if self.system.first_order else state, h)
-
-    def stats(self, evaluations: int) -> Stats:
-        """What a solve cost; SciPy does not tell its steps."""
-        counts = self.counts
-        if "callback_accept_step" in counts:
-            rejected = counts["callback_reject_step"]
-            return Stats(evaluations, counts["callback_accept_step"], rejected)
-        return Stats(evaluations, counts.get("callback_step"))
-
-    def wanted(self) -> list[Tensor]:
-        """What may want gradients besides the state and the times."""
-        found: list[Tensor] = [p for p in self.parameters() if p.requires_grad]
-        args = [a for a in self.args if isinstance(a, Tensor) and a.requires_grad]
-        return found + args
-
-    def run(
-        self, gradient: Gradient, state: State, t: Tensor, settings: dict[str, Any]
-    ) -> State:
-        """The states at times ``(n,)``, each ``(n, *x.shape)``."""
-        found: Any = [part.expand(len(t), *part.shape) for part in state]
-        if len(t) > 1 and state[0].numel():
-            with warnings.catch_warnings():
-                # torchdiffeq passes on a `min_step`, of which only LSODA knows.
-                warnings.filterwarnings(
-                    "ignore", ".*no effect.*`min_step`", UserWarning
-                )
-                found = self.interface(gradient, self, state, t, **settings)
-        if self.system.first_order:
-            return found[0], slopes(self.system, t, found[0], self.args, gradient)
-        x, v = found
-        return x, v
-
-    def interface(
-        self, gradient: Gradient, form: Any, state: State, *times: Any, **settings: Any
-    ) -> Any:
-        """``torchdiffeq.odeint``, differentiated by a gradient."""
-        if gradient.name == "adjoint":
-            settings["adjoint_params"] = self.wanted()
-        solver: Any = gradient.run_solver
-        parts = state[: self.parts]
-        start = tuple(part.to(self.wide) for part in parts)
-        try:
-            found = solver(form, start, *times, **settings)
-        except AssertionError as error:
-            if not any(words in str(error) for words in GIVING_UP):
-                raise
-            raise RuntimeError(
-                f"torchdiffeq's {settings['method']!r} gave up ({error}): the solution "
-                "or the field has a singularity or a jump, or is not finite, or `rtol` "
-                "and `atol` are below rounding; loosen them, split `t` at jumps, or "
-                "bound the field"
-            ) from error
-        if self.wide == self.kind:
-            return found
-        if "event_fn" not in settings:
-            return tuple(part.to(self.kind) for part in found)
-        event_t, (x, v) = found
-        return event_t, (x.to(self.kind), v.to(self.kind))
+    def tolerance(self, value: Any, name: str, like: Tensor) -> Any:
+        """A tolerance as torchdiffeq reads it: a number, or flat ones of x and v."""
+        if isinstance(value, float):
+            return value
+        if self.scipy:
+            raise ValueError(
+                f"`{name}` must be one number for {self.name!r}; another method "
+                "has tolerances of each entry"
+            )
+        parts = (torch.as_tensor(part_of(value, k, like.real)) for k in (0, 1))
+        return tuple(p.to(like.device).expand(like.shape).reshape(-1) for p in parts)
 
 
-def callbacks(system: System, name: str) -> list[Callable[..., Any]]:
-    """What a user's system and its field want to be called after steps."""
-    owners: list[Any] = [system, system.field]
-    while isinstance(owners[-1], Forced):
-        owners.append(owners[-1].field)
-    found = (getattr(owner, name, None) for owner in owners)
-    return [callback for callback in found if callable(callback)]
-
-
-def check_event(
-    event_fn: Callable[..., Tensor], t0: Tensor, x: Tensor, v: Tensor
-) -> Tensor:
-    """Raise for events that torchdiffeq would get wrong; the value at the start."""
-    g = event_fn(t0.detach(), x.detach(), v.detach())
-    refuse_parameters(g)
-    g = checks.event_value(g).detach()
-    if bool((g == 0).any()):
-        raise ValueError(
-            "`event_fn` is 0 at `t0`, where torchdiffeq would stop at once; use a "
-            "fixed-step method, which starts at a zero, or move off it"
-        )
-    return g
-
-
-def check_differentiable(
-    event_fn: Callable[..., Tensor], t: Tensor, x: Tensor, v: Tensor
-) -> None:
-    """Raise where the time of an event has no derivative, or has too many."""
-    refuse_parameters(event_fn(t.detach(), x.detach(), v.detach()))
-    leaves = [part.detach().requires_grad_() for part in (t, x, v)]
-    g = event_fn(*leaves)
-    if not isinstance(g, Tensor) or not g.requires_grad:
-        raise ValueError(checks.NO_SLOPE)
-
-
-def refuse_parameters(g: Tensor) -> None:
-    """Raise for event functions whose own parameters are to be learned."""
-    if torch.is_grad_enabled() and g.requires_grad:
-        raise ValueError(
-            "`event_fn` has parameters that require gradients, which torchdiffeq's "
-            "events do not pass on; use a fixed-step method, or torch.no_grad()"
-        )
+def total(parts: Sequence[Stats], evaluations: int) -> Stats:
+    """What the pieces of a solve cost together."""
+    accepted = [part.accepted for part in parts]
+    known = [n for n in accepted if n is not None]
+    times = [part.times for part in parts if part.times is not None]
+    return Stats(
+        evaluations,
+        sum(known) if len(known) == len(accepted) else None,
+        sum(part.rejected for part in parts),
+        torch.cat([times[0][:1], *(each[1:] for each in times)]) if times else None,
+    )
 
 
 def externals() -> tuple[External, ...]:

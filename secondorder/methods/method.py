@@ -16,8 +16,12 @@ class Options(NamedTuple):
     """How a method was asked to choose its steps; None where it was not."""
 
     step_size: float | None = None
-    rtol: float | None = None
-    atol: float | None = None
+    rtol: Any = None
+    atol: Any = None
+    first_step: float | None = None
+    max_step: float | None = None
+    max_steps: int | None = None
+    norm: Any = None
 
 
 class Method(Protocol):
@@ -37,7 +41,7 @@ class Method(Protocol):
 
     @property
     def options(self) -> frozenset[str]:
-        """Which of ``step_size``, ``rtol``, ``atol`` it takes."""
+        """Which of ``Options`` it takes."""
 
     @property
     def gradients(self) -> frozenset[str]:

@@ -74,10 +74,12 @@ class Nystrom(Adaptive):
         t: Tensor,
         gradient: Gradient,
         args: Sequence[Any],
+        broken: Sequence[bool] = (),
     ) -> tuple[list[tuple[Tensor, Tensor]], int]:
         """The accepted steps again, of which only every so-many-th state is kept."""
         field = MonitoredField(core.field)
-        step = self.stepper(core, start[0], Pull(field, args))
+        pull = Pull(field, args)
+        step = self.stepper(core, start[0], pull)
         steps = list(zip(path.nodes, path.nodes[1:], strict=False))
         segments = gradient.options.get("segments") or math.sqrt(len(steps) or 1)
         size = max(1, math.ceil(len(steps) / segments))
@@ -86,6 +88,8 @@ class Nystrom(Adaptive):
         def segment(work: Any, x: Tensor, v: Tensor) -> Any:
             state, states = (x, v, None), []
             for (i, begin), (_, end) in work:
+                if pull.window.enter(t, broken, i) and begin == 0:
+                    state = (*state[:2], None)
                 state, _ = step(*interval(t, i, begin, end or 1.0), state)
                 states += [state[:2]] if end == 0 else []
             return states, state[:2]

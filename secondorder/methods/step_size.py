@@ -7,6 +7,10 @@ in the root mean square over all entries of the state y = (x, v) of the whole ba
 
 and h ← h · clip(0.9 e_n^{−1/k}, 0.2, 1) after a step that was rejected, e_n > 1.
 
+Where the field jumps, errors fall as h and not as h^k.  Two rejected steps in a row
+show that; the jump is then bracketed by bisection until a step across it is tolerated,
+and the step from before it is tried again behind it.
+
 References: Gustafsson, ACM Trans. Math. Softw. 17 (1991), 533-554; Hairer, Nørsett &
 Wanner, "Solving Ordinary Differential Equations I", II.4, eqs. (4.11)-(4.14).
 """
@@ -22,6 +26,32 @@ from ..systems.equations import same
 
 Nodes = list[tuple[int, float]]
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
+
+
+class Wall(NamedTuple):
+    """A jump that lies somewhere before a time at which rejected steps have ended.
+
+    Attributes
+    ----------
+    time : float
+    tolerated : float
+        Length of a step across the jump whose error would be tolerated.
+    before : float
+        Length of the step that met it first.
+    """
+
+    time: float
+    tolerated: float
+    before: float
+
+    def step(self, now: float) -> float:
+        """Half way to the wall, or all of it where that is short enough."""
+        rest = abs(self.time - now)
+        return rest if rest <= self.tolerated else rest / 2
+
+    def reached(self, time: float, length: float) -> bool:
+        """Whether a step of some length has ended at the wall, or behind it."""
+        return abs(self.time - time) < 1e-6 * length
 
 
 class Path(NamedTuple):
@@ -59,6 +89,8 @@ class Control(NamedTuple):
         ``describe(x) -> str``, for the message when a solve fails.
     check : callable
         ``check((x, v))`` raises where the tolerances are below the rounding of a state.
+    first : float, optional
+        The first step to try; guessed without.
     """
 
     order: int
@@ -67,6 +99,7 @@ class Control(NamedTuple):
     max_steps: int
     describe: Callable[[Tensor], str]
     check: Callable[[Any], Any] = same
+    first: float | None = None
 
 
 def step_through(
@@ -75,6 +108,7 @@ def step_through(
     start: tuple[Tensor, Tensor, Tensor],
     derivative: Callable[..., tuple[Tensor, Tensor]],
     t: Tensor,
+    enter: Callable[[int], bool] = lambda i: False,
 ) -> Path:
     """Step through the times t, landing on each.
 
@@ -89,6 +123,8 @@ def step_through(
         ``derivative(time, (x, v)) -> (v, a)``, for the length of the first step.
     t : Tensor
         Times ``(n,)``, float64 on the host.
+    enter : callable
+        ``enter(i)`` is called before interval i and says whether the force jumps there.
 
     Returns
     -------
@@ -101,24 +137,36 @@ def step_through(
     """
     states: list[Any] = [start[:2]]
     nodes: Nodes = [(0, 0.0)]
-    state, accepted, rejected, previous = start, 0, 0, 1.0
+    state: Any = start
+    accepted, rejected, previous = 0, 0, 1.0
+    wall: Wall | None = None
+    lost: list[
+        tuple[float, float]
+    ] = []  # lengths and errors of rejected steps in a row
     clock = t.detach().tolist()
     control.check(start[:2])
-    h = first_step(control, derivative, start, clock) if len(clock) > 1 else 0.0
+    h = control.first or (
+        first_step(control, derivative, start, clock) if len(clock) > 1 else 0.0
+    )
     if abs(clock[-1] - clock[0]) > control.max_steps * control.largest:
         h = control.largest
         raise RuntimeError(out_of_steps(control, clock[0], h, start[0], clock))
     for i, (begin, end) in enumerate(zip(clock, clock[1:], strict=False)):
         length, done = abs(end - begin), 0.0
+        if enter(i) and i > 0:
+            state = (*state[:2], None)
         while done < 1:
-            h = min(h, control.largest)
+            now = begin + done * (end - begin)
+            ulp = math.ulp(max(abs(now), length))
+            if wall and wall.step(now) <= 16 * ulp:  # what is left is rounding
+                h, wall = SHRINK * wall.before, None
+            h = min(wall.step(now) if wall else h, control.largest)
             part = next_step_length(h, (1 - done) * length) / length
             until = 1.0 if done + part > 1 - 1e-12 else done + part
-            now = begin + done * (end - begin)
             tried = (until - done) * length
             if accepted + rejected >= control.max_steps:
                 raise RuntimeError(out_of_steps(control, now, h, state[0], clock))
-            if tried <= 4 * math.ulp(max(abs(now), length)):
+            if tried <= 4 * ulp:
                 raise RuntimeError(underflow(control, now, tried, state[0]))
             new, error = step(*interval(t, i, done, until), state)
             error = control.size(error, state[:2], new[:2])
@@ -130,11 +178,29 @@ def step_through(
                 nodes.append((i, done) if done < 1 else (i + 1, 0.0))
                 # A step cut short to land on t says little about a longer one.
                 h = max(h, tried * change) if change == GROW else tried * change
+                lost.clear()
+                if wall and wall.reached(begin + until * (end - begin), tried):
+                    h, wall = max(h, SHRINK * wall.before), None
             else:
                 rejected, h = rejected + 1, tried * change
                 previous = 1.0
+                lost.append((tried, error))
+                if wall or is_jump(lost, control.order):
+                    before = wall.before if wall else lost[0][0]
+                    stop = begin + until * (end - begin)
+                    wall = Wall(stop, tried / (2 * error), before)
         states.append(state[:2])
     return Path(nodes, states, accepted, rejected)
+
+
+def is_jump(lost: Sequence[tuple[float, float]], order: int) -> bool:
+    """Whether errors of rejected steps fall much more slowly than smooth ones do."""
+    if len(lost) < 2:
+        return False
+    (long, large), (short, small) = lost[-2:]
+    if not (math.isfinite(large) and math.isfinite(small)):
+        return False
+    return math.log(large / small) < order / 2 * math.log(long / short)
 
 
 def next_step_length(h: float, rest: float) -> float:
@@ -168,60 +234,6 @@ def factor(error: float, previous: float, order: int) -> float:
         return GROW
     change = SAFETY * error ** (-0.7 / order) * previous ** (0.4 / order)
     return min(GROW, max(SHRINK, change))
-
-
-def relative_size(
-    rtol: float, atol: float, leave: Callable[[Tensor], Tensor] = same
-) -> Callable[..., float]:
-    """Return ``size(error, before, after)``: root mean square in units of tolerance.
-
-    What follows (ex, ev) in an error are further measures of ev, which add up with it.
-    ``leave`` brings modal coordinates back to those the tolerances are meant in.
-    """
-
-    def size(error: Any, before: Any, after: Any) -> float:
-        total: Any = 0.0
-        count = 0
-        with torch.no_grad():
-            for e, *ends in zip(error, before, after, strict=False):
-                ends = [widened(leave(y)) for y in ends]
-                scale = atol + rtol * torch.maximum(ends[0].abs(), ends[1].abs())
-                total = total + (widened(leave(e)).abs() / scale).square().sum()
-                count += e.numel()
-            for e in error[2:]:  # further measures of the velocity's error
-                total = total + (widened(leave(e)).abs() / scale).square().sum()
-        return math.sqrt(total.item() / count) if count else 0.0
-
-    return size
-
-
-def widened(value: Tensor) -> Tensor:
-    """A value in float32 at least: half precisions have no room for tolerances."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
-
-
-def rounding_check(rtol: float, atol: float, like: Tensor) -> Callable[[Any], None]:
-    """Return ``check((x, v))``, which raises where a tolerance is below rounding.
-
-    No steps, however short, can then do what is asked: they only become ever more.
-    """
-    unit = torch.finfo(like.dtype).eps / 2
-    size = relative_size(rtol, atol)
-
-    def check(state: Any) -> None:
-        if rtol >= unit:
-            return
-        rounding = tuple(unit * part.detach() for part in state)
-        if size(rounding, state, state) > 1:
-            reach = max(part.detach().abs().max().item() for part in state)
-            raise ValueError(
-                f"`rtol` = {rtol:g} and `atol` = {atol:g} are below the rounding of "
-                f"{like.dtype} states, {unit:.1g} of their size (max |x|, |v| = "
-                f"{reach:.3g}); take `rtol` >= {unit:.1g} or `atol` >= "
-                f"{unit * reach:.1g}, or solve in float64"
-            )
-
-    return check
 
 
 def first_step(
@@ -266,6 +278,5 @@ def out_of_steps(
         f"no end after `max_steps` = {control.max_steps} steps: reached t = {now:.6g} "
         f"of {clock[-1]:.6g} with step {h:.3g} and {control.describe(x)}. Loosen "
         '`rtol` and `atol`; where h must follow a small ε, take "verlet" or "chin4", '
-        "which run at any h/ε; or allow more steps with "
-        "dataclasses.replace(so.ADAPTIVE[...], max_steps=...)"
+        "which run at any h/ε; or allow more with `max_steps`"
     )

@@ -4,6 +4,7 @@ Times come from the grid, t_i + k h, and are never accumulated.  Everything here
 float64, whatever the state, and knows where the grid's gradients go.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -113,3 +114,40 @@ def inward(times: Tensor, broken: Sequence[bool]) -> list[Tensor]:
     if broken[-1]:
         moved[-1] = next_float(moved[-1], moved[-2])
     return moved
+
+
+class Window:
+    """The interval that is being solved: at its broken ends a field sees its own side.
+
+    As a field knows its side by the time alone, that is moved inward by one unit in the
+    last place.
+    """
+
+    def __init__(self) -> None:
+        self.edges: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.direction = 1.0
+
+    def enter(self, t: Tensor, broken: Sequence[bool], i: int, until: int = 0) -> bool:
+        """Keep to the times from ``t[i]`` to the next one, or to ``t[until]``.
+
+        Returns whether the field jumps at the beginning.
+        """
+        end = until or i + 1
+        if not broken or end >= len(t):
+            return False
+        ends = t[i].detach(), t[end].detach()
+        self.edges = (ends[0] if broken[i] else None, ends[1] if broken[end] else None)
+        self.direction = math.copysign(1.0, float(ends[1] - ends[0]))
+        return broken[i]
+
+    def inside(self, time: Tensor) -> Tensor:
+        """The time, or the nearest one inside."""
+        if self.edges == (None, None):
+            return time
+        now = moved = time.detach()
+        for edge, inward in zip(self.edges, (1.0, -1.0), strict=True):
+            if edge is not None:
+                way = inward * self.direction
+                nearest = next_float(edge.to(now), edge.to(now) + way)
+                moved = torch.where((moved - nearest) * way < 0, nearest, moved)
+        return time + (moved - now)

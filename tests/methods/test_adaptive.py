@@ -18,9 +18,9 @@ from secondorder.methods.step_size import (
     first_step,
     next_step_length,
     node_times,
-    relative_size,
     step_through,
 )
+from secondorder.methods.tolerances import relative_size
 from secondorder.plan import Record, compile_plan, reverse, walk
 from secondorder.systems.equations import same
 
