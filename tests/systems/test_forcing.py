@@ -434,7 +434,6 @@ WRONG = [
     ({"forcing": 3.0}, TypeError, "`forcing`"),
     ({"forcing": Linear(uneven(), uneven())}, ValueError, r"\[0, 2\].*\[0, 3\]"),
     ({"breakpoints": [float("nan")]}, ValueError, "`breakpoints`"),
-    ({"breakpoints": [1.0], "method": "dopri5"}, ValueError, "`breakpoints`"),
     ({"breakpoints": [1.0], "t": torch.zeros(1, 2)}, ValueError, "one time grid"),
 ]
 
