@@ -35,11 +35,12 @@ from ..plan.runge_kutta import DOPRI5, HEUN2, RK4, RungeKutta, combine
 from ..solution import DenseOutput, Solution, Stats
 from ..systems.equations import as_double
 from ..systems.problem import Problem
-from .adaptive import Pull, Search, time_of, tolerances, wants
+from .adaptive import Pull, Search, time_of, wants
 from .joined import Form
 from .method import Options, Step
 from .slopes import slope, slopes
-from .step_size import Control, node_times, relative_size, rounding_check, step_through
+from .step_size import Control, node_times, step_through
+from .tolerances import one_number, relative_size, rounding_check, tolerances
 
 State = tuple[Tensor, Tensor]
 FARTHEST = 20.0  # of h·c/m, where a limit is looked for
@@ -231,7 +232,7 @@ class Coupled:
     ) -> Solution:
         """Choose the steps by the companion; differentiate those accepted."""
         system, x, v, t, args = problem[:5]
-        rtol, atol = tolerances(options, x)
+        rtol, atol = tolerances(one_number(options, self.name), x)
         watched = problem.monitor.watch(system.field)
         form, grid = Form.of(problem, watched), t.double().cpu()
         direct = gradient.name == "backprop" or not torch.is_grad_enabled()
