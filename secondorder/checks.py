@@ -307,39 +307,6 @@ def tolerance(value: Any, name: str) -> Any:
     return value
 
 
-def one_tolerance(value: Any, name: str) -> float:
-    """Return a tolerance that is one positive number, or raise."""
-    value = tolerance(value, name)
-    if not isinstance(value, float):
-        raise TypeError(f"`{name}` must be one number, got {type(value).__name__}")
-    return value
-
-
-def step_control(
-    first_step: Any = None,
-    max_step: Any = None,
-    max_steps: Any = None,
-    norm: Any = None,
-) -> dict[str, Any]:
-    """Return how steps are to be chosen, or raise."""
-    lengths = {"first_step": first_step, "max_step": max_step}
-    for name, value in lengths.items():
-        if value is not None and isinstance(value, Tensor):
-            raise TypeError(f"`{name}` must be a float, got a tensor")
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ValueError(
-                f"`{name}` must be a positive length of time, got {value!r}; the "
-                "direction follows the order of `t`"
-            )
-    if norm is not None and not callable(norm):
-        one_of(norm, "norm", ["rms", "max"])
-    return {
-        **lengths,
-        "max_steps": optional_count(max_steps, "max_steps"),
-        "norm": norm,
-    }
-
-
 def event_value(g: Any, batch: tuple[int, ...] = ()) -> Tensor:
     """Return the value of an event function as ``(k,)`` or ``(batch, k)``, or raise.
 

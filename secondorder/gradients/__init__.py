@@ -7,7 +7,7 @@ continuous adjoint runs no plan: it belongs to torchdiffeq's solvers.
 import torchdiffeq
 
 from .. import checks
-from .adjoint import flag, solve_adjoint, tensors, text
+from .adjoint import flag, one_tolerance, solve_adjoint, tensors, text
 from .backprop import run_plainly
 from .checkpoint import run_checkpointed
 from .gradient import Gradient, find_gradient
@@ -26,8 +26,8 @@ adjoint = Gradient(
     "adjoint",
     run_solver=solve_adjoint,
     allowed={
-        "rtol": checks.one_tolerance,
-        "atol": checks.one_tolerance,
+        "rtol": one_tolerance,
+        "atol": one_tolerance,
         "method": text,
         "params": tensors,
         "seminorm": flag,

@@ -17,6 +17,7 @@ import torch
 import torchdiffeq
 from torch import Tensor, nn
 
+from .. import checks
 from .usable import refuse_untracked
 
 State = tuple[Tensor, Tensor]
@@ -131,3 +132,11 @@ def tensors(value: Any, name: str) -> Sequence[Tensor]:
     if isinstance(value, Tensor) or not all(isinstance(v, Tensor) for v in value):
         raise TypeError(f"`{name}` must be a list of tensors or parameters")
     return list(value)
+
+
+def one_tolerance(value: Any, name: str) -> float:
+    """Return a tolerance that is one positive number, or raise."""
+    value = checks.tolerance(value, name)
+    if not isinstance(value, float):
+        raise TypeError(f"`{name}` must be one number, got {type(value).__name__}")
+    return value

@@ -27,6 +27,7 @@ from .method import Method, Options
 from .nystrom import NYSTROM, Nystrom
 from .splitting import Splitting
 from .tables import SPLITTINGS
+from .tolerances import step_control
 
 METHODS: dict[str, Splitting] = {m.name: m for m in SPLITTINGS}
 COUPLED: dict[str, Coupled] = {m.name: m for m in COUPLED_METHODS}
@@ -81,7 +82,7 @@ def check_fit(
         checks.step_size(step_size),
         checks.tolerance(rtol, "rtol"),
         checks.tolerance(atol, "atol"),
-        **checks.step_control(**control),
+        **step_control(**control),
     )
     check_options(method, options)
     check_system(method, problem.system)

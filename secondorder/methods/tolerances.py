@@ -53,8 +53,8 @@ def one_number(options: Options, name: str) -> Options:
     for key in ("rtol", "atol"):
         if not isinstance(getattr(options, key), (float, type(None))):
             raise ValueError(
-                f"`{key}` must be one number for {name!r}; take an entry of so.ADAPTIVE "
-                "for tolerances of each entry of the state"
+                f"`{key}` must be one number for {name!r}; entries of so.ADAPTIVE "
+                "take tolerances of each entry of the state"
             )
     return options
 
@@ -153,3 +153,28 @@ def described(tolerance: Any) -> str:
     if isinstance(tolerance, Tensor):
         return checks.describe(tolerance)
     return f"{tolerance:g}"
+
+
+def step_control(
+    first_step: Any = None,
+    max_step: Any = None,
+    max_steps: Any = None,
+    norm: Any = None,
+) -> dict[str, Any]:
+    """Return how steps are to be chosen, or raise."""
+    lengths = {"first_step": first_step, "max_step": max_step}
+    for name, value in lengths.items():
+        if value is not None and isinstance(value, Tensor):
+            raise TypeError(f"`{name}` must be a float, got a tensor")
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(
+                f"`{name}` must be a positive length of time, got {value!r}; the "
+                "direction follows the order of `t`"
+            )
+    if norm is not None and not callable(norm):
+        checks.one_of(norm, "norm", ["rms", "max"])
+    return {
+        **lengths,
+        "max_steps": checks.optional_count(max_steps, "max_steps"),
+        "norm": norm,
+    }
