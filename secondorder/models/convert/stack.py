@@ -127,7 +127,6 @@ class Stack(MomentumNet):
             x = layer(x, *args, **kwargs)
         return x
 
-    @torch.compiler.disable
     def call(self, n: int, args: Any, kwargs: Any) -> Any:
         """Call block n: take its step, or wait for the last."""
         if n == 0:
@@ -206,17 +205,17 @@ class MomentumSequential(Stack, nn.Sequential):  # type: ignore[misc]
 class Layer:
     """One entry of a stack: called, it is a layer; read, it is the block."""
 
-    __slots__ = ("_stack", "_n")
-
     def __init__(self, stack: Stack, n: int) -> None:
-        object.__setattr__(self, "_stack", stack)
-        object.__setattr__(self, "_n", n)
+        vars(self).update(_stack=stack, _n=n)
 
+    @torch.compiler.disable
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Take the step of this layer."""
         return self._stack.call(self._n, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("_stack", "_n"):
+            raise AttributeError(name)
         return getattr(self._stack.blocks[self._n], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
