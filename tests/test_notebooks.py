@@ -12,7 +12,10 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FAST = {"01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"}}
+FAST = {
+    "01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"},
+    "07_learned_potential.ipynb": {"STEPS = 400": "STEPS = 4"},
+}
 
 
 def code(notebook):
