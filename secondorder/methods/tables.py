@@ -172,7 +172,7 @@ SPLITTINGS = (
         name="velocity_doubling",
         order=2,
         flows=doubled(1.0),
-        summary="mild velocity dependence beside any linear damping; checked",
+        summary="velocity: only mild, beside strong damping; else coupled_rk4",
     ),
     Splitting(
         name="velocity_doubling4",
