@@ -14,6 +14,11 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FAST = {
     "01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"},
+    "06_pictures.ipynb": {
+        "STEPS = 300": "STEPS = 3",
+        "torch.arange(0.0, 600.0": "torch.arange(0.0, 60.0",
+        "torch.arange(120.0)": "torch.arange(30.0)",
+    },
     "07_learned_potential.ipynb": {"STEPS = 400": "STEPS = 4"},
 }
 
