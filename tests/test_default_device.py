@@ -14,7 +14,7 @@ import secondorder as so
 F64 = torch.float64
 PAIRS = [
     (method, gradient)
-    for table in (so.METHODS, so.ADAPTIVE)
+    for table in (so.METHODS, so.COUPLED, so.ADAPTIVE)
     for method in table
     for gradient in so.GRADIENTS
     if gradient in table[method].gradients
@@ -48,7 +48,7 @@ def test_solves_do_not_ask_for_the_default_device(method, gradient):
         system = so.Acceleration(DragField(), damping=0.3)
     else:
         system = so.SecondOrder(Field(), epsilon=so.Positive(0.7))
-    fixed = method in so.METHODS or method == "rk4"
+    fixed = method in so.METHODS or method in ("rk4", "coupled_heun2", "coupled_rk4")
 
     def call():
         return so.odeint(
@@ -72,6 +72,21 @@ def test_networks_do_not_ask_for_the_default_device(rule, spread):
     with torch.device("meta"), torch.no_grad():
         x0, _ = net.inverse(net.state(x))
     assert torch.equal(x0, x)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e6])
+def test_models_of_the_neighbourhood_do_not_either(spread):
+    x = noise(6, 4)
+    x[0] *= spread
+    x.requires_grad_()
+    for net in (
+        so.related.RevNet([mlp(2, seed=n) for n in range(6)]),
+        so.related.NesterovODE(Field(4, torch.float32)),
+        so.related.LinOSS(4, 3),
+    ):
+        same(lambda net=net: (net(x),), [x, *net.parameters()])
+    node = so.related.NeuralODE(Field(4, torch.float32))
+    same(lambda: node.trajectory(x)(0.33), [x, *node.parameters()])
 
 
 def test_times_matrices_events_and_forcing_find_the_state():

@@ -262,7 +262,9 @@ class Shears(Run):
             if self.tracked and contents_of(leaves.args) != before:
                 raise RuntimeError(CHANGED)
         begin = (hashes * state.finite()).sum(1)
-        unit = torch.as_tensor(state.unit, dtype=torch.float64)
+        unit = state.unit
+        if not isinstance(unit, Tensor):
+            unit = torch.tensor(unit, dtype=torch.float64, device="cpu")
         return outputs, Trace(unit, begin, state.packed(), random, list(arguments))
 
     def rewind(

@@ -127,7 +127,7 @@ def rounding_check(rtol: Any, atol: Any, like: Tensor) -> Callable[[Any], None]:
     """
     unit = torch.finfo(like.dtype).eps / 2
     size = relative_size(rtol, atol)
-    least = min(float(torch.as_tensor(part_of(rtol, k, like)).min()) for k in (0, 1))
+    least = min(smallest(part_of(rtol, k, like)) for k in (0, 1))
 
     def check(state: Any) -> None:
         if least >= unit:
@@ -144,6 +144,11 @@ def rounding_check(rtol: Any, atol: Any, like: Tensor) -> Callable[[Any], None]:
             )
 
     return check
+
+
+def smallest(tolerance: Any) -> float:
+    """The least of a tolerance."""
+    return tolerance.min().item() if isinstance(tolerance, Tensor) else tolerance
 
 
 def described(tolerance: Any) -> str:

@@ -56,7 +56,8 @@ class Flow(nn.Module):
 
     def solve(self, x: Tensor, intervals: int, args: tuple[Any, ...]) -> Solution:
         """Solve to t1 through so many intervals."""
-        t = torch.linspace(0, self.t1, intervals + 1, dtype=torch.float64)
+        wide = torch.float64
+        t = torch.linspace(0, self.t1, intervals + 1, dtype=wide, device="cpu")
         adapts = getattr(self.method, "adaptive", False)
         fixed = "step_size" in self.method.options and not adapts
         h = self.t1 / self.steps if fixed else None
