@@ -102,7 +102,7 @@ class FirstOrderForm(nn.Module):
         if name in self.counts:
             self.counts[name] += 1
         if name == "callback_accept_step":
-            self.ends.append(torch.as_tensor(t + h).detach())
+            self.ends.append((t + torch.as_tensor(h, device=t.device)).detach())
         if name != "callback_reject_step":
             self.check(state)
         for callback in theirs:
