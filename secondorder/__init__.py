@@ -43,7 +43,7 @@ from .systems import (
     forcing,
     gamma_from_epsilon,
 )
-from .training import GaussNewton, History, Recording, Shooting, fit
+from .training import Ensemble, GaussNewton, History, Recording, Shooting, ensemble, fit
 
 __version__ = "0.1.0"
 
@@ -93,10 +93,12 @@ __all__ = [
     "to_residual",
     # around them
     "data",
+    "Ensemble",
     "GaussNewton",
     "History",
     "Recording",
     "Shooting",
+    "ensemble",
     "fit",
     "forcing",
     "plan",

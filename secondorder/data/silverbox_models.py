@@ -5,7 +5,7 @@
 with f = p + b u − k x − k₂ x² − k₃ x³ (six numbers in all, ``white_box``) or with a
 small network for what is not linear (``neural``).  Both are simulated freely: the model
 sees the input and the first 50 output samples, never the output after.  Both are fitted
-by Gauss–Newton, for which the laws, being small, are simulated many at a time.
+by Gauss–Newton.
 
 Two things decide the error.  The input is a smooth voltage, so it is interpolated by
 cubics between samples (holding it costs 13 mV); and a step of half a sample is needed
@@ -13,29 +13,23 @@ where a period is nine samples long.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import least_squares
 from torch import Generator, Tensor, nn
 
 from ..odeint import odeint
 from ..systems import Newton
 from ..systems.forcing import Cubic
+from ..training import GaussNewton, fit
 from .silverbox import SILVERBOX_GIVEN, Silverbox, rmse_mv
 
-Array: TypeAlias = NDArray[np.float64]
 Scale: TypeAlias = tuple[Tensor, Tensor]  # the units of input and output
 START = 8  # sample at which a simulation starts; derivatives need three on each side
 
 
 class Force(nn.Module):
-    """A law f(x, u) given by ``size`` numbers.
-
-    The numbers may have leading axes: laws side by side, for states (laws, batch, 1).
-    """
+    """A law f(x, u) given by ``size`` numbers."""
 
     size: int
 
@@ -51,7 +45,7 @@ class Polynomial(Force):
 
     def forward(self, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
         """Return the force, the shape of ``x``."""
-        p, b, k, k2, k3 = (z[..., None, None] for z in self.numbers.unbind(-1))
+        p, b, k, k2, k3 = self.numbers.unbind()
         return p + b * u - x * (k + x * (k2 + x * k3))
 
 
@@ -66,8 +60,8 @@ class Network(Force):
 
     def forward(self, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
         """Return the force, the shape of ``x``."""
-        p, b, k = (z[..., None, None] for z in self.numbers[..., :3].unbind(-1))
-        a, r, s, q = self.numbers[..., None, 3 : 3 + 4 * self.hidden].chunk(4, -1)
+        p, b, k = self.numbers[:3].unbind()
+        a, r, s, q = self.numbers[3 : 3 + 4 * self.hidden].chunk(4)
         wave = torch.tanh(r * x + s * u + q)
         return p + b * u - k * x + (a * wave).sum(-1, keepdim=True)
 
@@ -79,12 +73,7 @@ class CubicNetwork(Network):
 
     def forward(self, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
         """Return the force, the shape of ``x``."""
-        return super().forward(t, x, u) - self.numbers[..., None, None, -1] * x**3
-
-
-def law_of(system: Newton) -> Force:
-    """Return the law of a system made by ``build``."""
-    return cast(Force, system.field)
+        return super().forward(t, x, u) - self.numbers[-1] * x**3
 
 
 def half_samples(u: Tensor) -> Tensor:
@@ -108,7 +97,7 @@ def simulate(system: Newton, u: Tensor, y: Tensor) -> Tensor:
     Parameters
     ----------
     system : Newton
-        Its field is a ``Force``: one law, or several side by side.
+        Its field is a ``Force``.
     u : Tensor, shape (2n − 1, batch)
         Input at half samples.
     y : Tensor, shape (m, batch), m >= 12
@@ -116,13 +105,11 @@ def simulate(system: Newton, u: Tensor, y: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor, shape (n − START, batch) or (n − START, laws, batch)
+    Tensor, shape (n − START, batch)
         The simulated output from sample ``START`` on.
     """
     x0 = y[START].unsqueeze(-1)
     v0 = slope(y[START - 3 : START + 4].T)
-    laws = law_of(system).numbers.shape[:-1]
-    x0, v0 = (z.expand(*laws, *z.shape) for z in (x0, v0))
     t = torch.arange(START, (len(u) + 1) // 2, dtype=torch.float64)
     # The steps visit exactly the half samples: read them off, no need to interpolate.
     at_half = u.unsqueeze(-1).unbind()
@@ -164,9 +151,8 @@ def training_windows(
 
 
 def build(law: type[Force], numbers: Tensor) -> Newton:
-    """The system of a law: ``numbers`` (..., 1 + law.size), the damping first."""
-    damping = numbers[..., :1, None] if numbers.ndim > 1 else numbers[0]
-    return Newton(law(numbers[..., 1:]), damping=nn.Parameter(damping))
+    """The system of a law: ``numbers`` (1 + law.size,), the damping first."""
+    return Newton(law(numbers[1:].clone()), damping=nn.Parameter(numbers[0].clone()))
 
 
 def regress(
@@ -213,7 +199,7 @@ def network_guess(
     return torch.cat((regress(record, scale, features), r, s, q, rest))
 
 
-def gauss_newton(
+def simulated(
     law: type[Force],
     record: Silverbox,
     guess: Tensor,
@@ -222,9 +208,6 @@ def gauss_newton(
     rounds: int = 40,
 ) -> Newton:
     """Fit the numbers of a law by least squares on free simulations of windows.
-
-    The derivative of a simulation with respect to all numbers is one simulation of as
-    many laws side by side, each with one number moved a little.
 
     Parameters
     ----------
@@ -235,7 +218,7 @@ def gauss_newton(
     length, count : int
         Samples in a window, number of windows.
     rounds : int, default 40
-        Largest number of Gauss–Newton steps tried.
+        Largest number of Gauss–Newton steps.
 
     Returns
     -------
@@ -243,37 +226,25 @@ def gauss_newton(
         With the fitted law and damping, for the standardised record.
     """
     u, y = training_windows(record, scales(record), length, count)
-    # While the start is forgotten, errors say nothing about the law.
-    wanted = y[SILVERBOX_GIVEN:].flatten()
+    system = build(law, guess)
 
-    def outputs(numbers: Array) -> Tensor:
-        with torch.no_grad():
-            x = simulate(build(law, torch.as_tensor(numbers)), u, y)
-        return x[SILVERBOX_GIVEN - START :]
+    def residuals(system: Newton) -> Tensor:
+        # While the start is forgotten, errors say nothing about the law.
+        x = simulate(system, u, y)[SILVERBOX_GIVEN - START :]
+        return x - y[SILVERBOX_GIVEN:]
 
-    def residual(numbers: Array) -> Array:
-        return (outputs(numbers).flatten() - wanted).numpy()
-
-    def jacobian(numbers: Array) -> Array:
-        shift = 1e-6 * np.maximum(np.abs(numbers), 0.1)
-        moved = numbers + np.diag(shift)
-        x = outputs(np.concatenate((numbers[None], moved)))  # (n, 1 + numbers, batch)
-        change = (x[:, 1:] - x[:, :1]).movedim(1, 2).flatten(0, 1)
-        return change.numpy() / shift
-
-    result = least_squares(
-        residual, guess.numpy(), jacobian, x_scale="jac", ftol=1e-4, max_nfev=rounds
-    )
-    return build(law, torch.from_numpy(result.x))
+    method = GaussNewton(tolerance=1e-4)
+    fit(system, residuals, rounds, progress=False, optimizer=method)
+    return system
 
 
 def white_box(record: Silverbox, length: int = 600, **settings: int) -> Newton:
     """Fit the six numbers of the physics: c and those of ``Polynomial``.
 
-    Few numbers afford long windows.  ``settings`` are those of ``gauss_newton``.
+    Few numbers afford long windows.  ``settings`` are those of ``simulated``.
     """
     guess = polynomial_guess(record, scales(record))
-    return gauss_newton(Polynomial, record, guess, length, **settings)
+    return simulated(Polynomial, record, guess, length, **settings)
 
 
 def neural(
@@ -293,7 +264,7 @@ def neural(
     generator : torch.Generator, optional
         Draws the first waves.
     **settings
-        Those of ``gauss_newton``.
+        Those of ``simulated``.
 
     Returns
     -------
@@ -301,7 +272,7 @@ def neural(
     """
     law = CubicNetwork if cubic else Network
     guess = network_guess(law, record, scales(record), generator)
-    return gauss_newton(law, record, guess, **settings)
+    return simulated(law, record, guess, **settings)
 
 
 def errors(system: Newton, record: Silverbox) -> dict[str, float]:

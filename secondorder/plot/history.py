@@ -17,7 +17,8 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
     ----------
     history : History, sequence of float, or dict of str to these
         What ``fit`` returns, or its losses.  Of a History its ``validation`` is drawn
-        dashed if it has one, and a cross marks where training stopped early.
+        dashed if it has one, a band reaches over the ``members`` of an ensemble, and a
+        cross marks where training stopped early.
     ax : matplotlib Axes, optional
     **style
         Properties of all lines, such as ``linewidth`` or ``alpha``.
@@ -44,10 +45,12 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
     if not runs:
         raise ValueError("`history` is empty, so there is nothing to draw")
     curves: list[tuple[int, Any, Array, str, str]] = []  # index, x, y, name, line
-    ends = []
+    ends, bands = [], []
     for index, (name, run) in enumerate(runs.items()):
         line = str(look(index)["linestyle"])
         values = one_run(getattr(run, "loss", run), name)
+        if np.size(getattr(run, "members", ())):
+            bands.append((index, member_range(run.members, len(values))))
         steps = np.arange(1, len(values) + 1).astype(float)
         curves.append((index, steps, values, name, line))
         held_out = getattr(run, "validation", None)
@@ -69,6 +72,10 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
             drawn |= {"marker": look(index)["marker"], "markersize": 4}
         named = name if several or len(curves) > 1 else None
         ax.plot(steps, values, **{**drawn, **style}, label=named)
+    for index, (least, most) in bands:
+        at = np.arange(1, len(least) + 1)
+        color = look(index)["color"]
+        ax.fill_between(at, least, most, color=color, alpha=0.2, linewidth=0, zorder=1)
     for n, (step, value) in enumerate(ends):
         label = None if n else "stopped early"
         ax.plot(step, value, "X", color=BAD, markersize=9, mec="k", label=label)
@@ -151,6 +158,18 @@ def spread(
     ax.set(xlabel="depth t", ylabel="value")
     ax.margins(x=0)
     return legend(ax, loc="best")
+
+
+def member_range(members: Any, steps: int) -> tuple[Array, Array]:
+    """The least and the greatest loss of an ensemble at each step, each (n,)."""
+    table = array(members, "members of the history")
+    if table.ndim != 2 or len(table) != steps:
+        raise ValueError(
+            "`history` must hold the losses of its members, shape (steps, members); "
+            f"got {table.shape} for {steps} steps"
+        )
+    shown = np.ma.masked_invalid(table)
+    return shown.min(1).filled(np.nan), shown.max(1).filled(np.nan)
 
 
 def one_run(values: Any, name: str) -> Array:

@@ -4,6 +4,7 @@ fit(model, loss, steps, lr, …)     the loop, by Adam, L-BFGS, Gauss–Newton, 
 History                            what happened in it
 """
 
+from .ensemble import Ensemble, ensemble
 from .fit import fit
 from .gauss_newton import GaussNewton
 from .history import History
@@ -11,4 +12,13 @@ from .records import Recording
 from .settings import Model
 from .shooting import Shooting
 
-__all__ = ["GaussNewton", "History", "Model", "Recording", "Shooting", "fit"]
+__all__ = [
+    "Ensemble",
+    "GaussNewton",
+    "History",
+    "Model",
+    "Recording",
+    "Shooting",
+    "ensemble",
+    "fit",
+]

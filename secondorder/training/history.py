@@ -33,6 +33,9 @@ class History:
     best : int or None
         After how many updates the validation was least; with ``patience``, the model
         is the one of then.
+    members : list of list of float
+        For an ensemble, the losses of all members before each update, NaN for one that
+        broke down; ``loss`` is then their median.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -41,6 +44,7 @@ class History:
     validated: list[int] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
     best: int | None = None
+    members: list[list[float]] = field(default_factory=list)
 
     def __repr__(self) -> str:
         """Show the ends of the curve rather than all of it."""

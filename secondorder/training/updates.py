@@ -3,6 +3,7 @@
     first order      evaluate, differentiate, clip; then step: Adam and its like
     line search      the optimiser evaluates as often as it likes: L-BFGS
     least squares    the optimiser sees all residuals: Gauss–Newton
+    side by side     first order, for each member of an ensemble
 
 ``prepare`` computes and may be interrupted, ``apply`` writes and may not.  However an
 update fails, the parameters are those from before it.
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from .ending import SMALLER, Stop, out_of_range
+from .ensemble import Ensemble, member_norms
 from .gauss_newton import GaussNewton
 from .history import History
 from .settings import checked_loss, checked_residuals
@@ -159,6 +161,37 @@ class LeastSquares(Update):
         self.later = True
 
 
+class SideBySide(Update):
+    """One step of the members of an ensemble, each by itself."""
+
+    def prepare(self, batch: tuple[Any, ...]) -> float:
+        """Give each member its clipped gradient; return the median of the losses."""
+        self.clear()
+        members = cast(Ensemble, self.model)
+        each = members.each(self.loss, *batch)
+        losses = torch.stack([checked_loss(value) for value in each])
+        losses.sum().backward()
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norms = member_norms(gradients)
+        fine = losses.detach().isfinite() & norms.isfinite()
+        if not bool(fine.any()):
+            raise Stop("no member has a finite loss and gradient", SMALLER)
+        ratio = torch.ones_like(norms)
+        if self.clip is not None:
+            ratio = (self.clip / (norms + 1e-6)).clamp_max(1.0)
+        for g in gradients:
+            shape = (-1, *[1] * (g.ndim - 1))
+            # A member that broke down gets no gradient; the others go on.
+            g.copy_(torch.where(fine.reshape(shape), g * ratio.reshape(shape), 0.0))
+        self.found = losses.detach().where(fine, torch.nan).tolist()
+        return losses.detach()[fine].median().item()
+
+    def apply(self, history: History) -> None:
+        """Move the parameters of all members."""
+        history.members.append(self.found)
+        super().apply(history)
+
+
 def total_norm(gradients: list[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together."""
     if not gradients:
@@ -181,6 +214,8 @@ def find_update(
     if optimizer == "gauss_newton":
         optimizer = GaussNewton()
     if isinstance(optimizer, GaussNewton):
+        if isinstance(model, Ensemble):
+            refuse_coupled(False, optimizer)
         given = {"lr": lr, "schedule": None if schedule == "auto" else schedule,
                  "clip": None if clip == "auto" else clip}  # fmt: skip
         for name, value in given.items():
@@ -194,6 +229,9 @@ def find_update(
     if needs_closure(made):
         kind = LineSearch
     plain = kind is Update
+    if isinstance(model, Ensemble):
+        refuse_coupled(plain, optimizer)
+        kind = SideBySide
     if schedule == "auto":
         schedule = cosine(steps) if plain else None
     if schedule is not None:
@@ -207,6 +245,15 @@ def find_update(
     if clip == "auto":
         clip = 1.0 if plain else None
     return kind(model, loss, parameters, made, schedule, clip)
+
+
+def refuse_coupled(entrywise: bool, optimizer: Any) -> None:
+    """Raise for an optimiser that would couple the members of an ensemble."""
+    if not entrywise:
+        raise ValueError(
+            "`optimizer` must work entry by entry for an ensemble, as Adam or SGD do, "
+            f"got {optimizer!r}; train the members one by one"
+        )
 
 
 def cosine(steps: int) -> Callable[[Any], Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import checks
 from .batches import NoBatches, find_batches
 from .ending import End
+from .ensemble import Ensemble
 from .history import History
 
 TIMES = 100  # validations in a training without epochs
@@ -41,7 +42,7 @@ class Validation:
                         f"data for the loss; got {name}={value!r} without one"
                     )
         elif callable(validation) and not isinstance(validation, Tensor):
-            self.measure = lambda: as_number(validation(model))
+            self.measure = lambda: as_number(one_by_one(model, validation))
         else:
             held_out = find_batches(validation, None, name="validation")
             self.measure = lambda: mean_loss(model, loss, held_out)
@@ -85,6 +86,13 @@ def least(history: History) -> float:
     return history.validation[history.validated.index(history.best or 0)]
 
 
+def one_by_one(model: nn.Module, function: Callable[..., Any], *batch: Any) -> Any:
+    """A function of the model; of an ensemble the median over its members."""
+    if isinstance(model, Ensemble):
+        return model.each(function, *batch).nanmedian()
+    return function(model, *batch)
+
+
 def as_number(value: Any) -> float:
     """A validation as a float, or an error."""
     if isinstance(value, Tensor) and value.numel() != 1:
@@ -100,7 +108,7 @@ def mean_loss(model: nn.Module, loss: Callable[..., Any], batches: NoBatches) ->
     total, rows = 0.0, 0
     for batch in batches.epoch():
         count = len(batch[0]) if isinstance(batch[0], Tensor) and batch[0].ndim else 1
-        value = loss(model, *batch)
+        value = one_by_one(model, loss, *batch)
         if isinstance(value, Tensor) and value.numel() > 1:  # residuals
             value = value.square().mean()
         total, rows = total + count * as_number(value), rows + count
