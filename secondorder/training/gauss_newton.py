@@ -21,6 +21,7 @@ from .. import checks
 from .ending import End, Stop, out_of_range
 
 LEAST = 1e-14  # damping: below it the equations are solved as without
+SMALL = 3  # steps: a single small one may be a short one, on the way into a valley
 STILL = 1e-12  # a part of the parameters that is no move
 TRIALS = 20  # of μ in one step, which spans a factor beyond all reason
 TWICE = (
@@ -43,7 +44,8 @@ class GaussNewton:
     damping : float, default 0.1
         μ at the start, relative to the squares of the columns of J.
     tolerance : float, default 1e-8
-        Training has converged when a step lowers the loss by less than this part.
+        Training has converged when three steps in a row lower the loss by less than
+        this part.
     chunk : int, optional
         Parameters that are differentiated side by side; all of them by default.
     differences : bool, default False
@@ -77,7 +79,7 @@ class GaussNewton:
         self.chunk = checks.optional_count(chunk, "chunk")
         self.differences = differences
         self.scale: Tensor | None = None
-        self.converged = False
+        self.small = 0  # steps in a row that hardly helped
 
     def __repr__(self) -> str:
         """Show the damping as it is now."""
@@ -99,7 +101,7 @@ class GaussNewton:
         residuals : callable
             r at the model's present parameters.
         """
-        if self.converged:
+        if self.small >= SMALL:
             raise End("converged")
         vector = Residuals(model, parameters, residuals)
         with torch.no_grad():
@@ -124,7 +126,8 @@ class GaussNewton:
                     self.damping *= max(1 / 3, 1 - (2 * gain - 1) ** 3)
                     self.damping = max(self.damping, LEAST)
                     vector.put(vector.start - move / scale)
-                    self.converged = cost - new <= self.tolerance * cost
+                    small = cost - new <= self.tolerance * cost
+                    self.small = self.small + 1 if small else 0
                     return
             self.damping, grow = self.damping * grow, 2 * grow
         raise vector.refused or End("converged")
@@ -170,7 +173,7 @@ class GaussNewton:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on."""
-        names = ("damping", "scale", "converged")
+        names = ("damping", "scale", "small")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
