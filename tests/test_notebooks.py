@@ -14,6 +14,12 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FAST = {
     "01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"},
+    "05_convert_a_transformer.ipynb": {
+        "STEPS = 100": "STEPS = 5",
+        ", 12, 24, 48]": "]",
+        "Reader(24)": "Reader(4)",
+        "sample(128)": "sample(8)",
+    },
     "06_pictures.ipynb": {
         "STEPS = 300": "STEPS = 3",
         "torch.arange(0.0, 600.0": "torch.arange(0.0, 60.0",
