@@ -123,7 +123,8 @@ def animate(
     Parameters
     ----------
     sol : Solution
-        Or anything with ``t`` (n,) or (batch, n), ``x`` and ``v`` (n, ..., d).
+        Or anything with ``t`` (n,) or (batch, n), ``x`` and ``v`` (n, ..., d), or
+        these as a tuple.
     ax : matplotlib Axes, optional
         What is drawn in it stays, and so do limits that were set.
     axes : (int, int), optional

@@ -205,7 +205,9 @@ class Interactive:
                 break
         note = f"The field is sampled on {points} × {points} points"
         if error > EXACT:
-            note += f", too few to be exact: {error:.1%} of its range is the error"
+            note += (
+                f", too few to be exact: {100 * error:.2g} % of its range is the error"
+            )
         starts = [int(np.abs(self.values[name] - slider.val).argmin())
                   for name, slider in self.sliders.items()]  # fmt: skip
         return {
@@ -354,5 +356,6 @@ def sampled(
     miss = np.abs(here - true)
     if not np.isfinite(miss).any():
         raise ValueError("`system` is nowhere finite in the rectangle")
-    scale = np.ptp(true[np.isfinite(true)]) or 1.0
+    # Without the outer values: a pole would have all of the range.
+    scale = np.ptp(np.quantile(true[np.isfinite(true)], [0.02, 0.98])) or 1.0
     return field, float(np.quantile(miss[np.isfinite(miss)], 0.95) / scale)

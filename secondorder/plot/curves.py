@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from .energies import solved_states
-from .states import Solved
+from .states import Solved, given
 from .style import Array
 
 Indices: TypeAlias = NDArray[np.intp]
@@ -62,12 +62,13 @@ class Curves(NamedTuple):
 def hermite(
     x0: Array, x1: Array, v0: Array, v1: Array, h: Array, s: Array
 ) -> tuple[Array, Array]:
-    """The cubic and its slope; at the ends exactly the states there."""
+    """The cubic and its slope; at the ends exactly the states that are there."""
     r = 1 - s
     with np.errstate(all="ignore"):
         x = (1 + 2 * s) * r**2 * x0 + s**2 * (3 - 2 * s) * x1
         x = x + h * s * r * (r * v0 - s * v1)
         v = 6 * s * r * (x1 - x0) / h + r * (1 - 3 * s) * v0 + s * (3 * s - 2) * v1
+    v = np.where(h == 0, r * v0 + s * v1, v)  # a time that is there twice
     return x, np.where(s == 0, v0, np.where(s == 1, v1, v))
 
 
@@ -99,6 +100,7 @@ def roughness(curves: Curves) -> float:
 
 def smooth(sol: Solved) -> Curves:
     """The curves of a solution at times that are close enough for the cubic."""
+    sol = given(sol)
     t, x, v = solved_states(sol)
     curves = Curves(np.repeat(t, x.shape[1] // t.shape[1], axis=1), x, v)
     while (rough := roughness(curves)) > EXACT:
@@ -107,7 +109,7 @@ def smooth(sol: Solved) -> Curves:
             raise ValueError(
                 f"`sol` has too few times, {len(t)}: between them its paths would be "
                 f"drawn wrong by about {min(rough, 1):.1%} of their extent. Solve with "
-                "a finer `t`"
+                "a finer `t`, or in float32 where half precision is the cause"
             )
         curves = finer
     return curves

@@ -16,7 +16,7 @@ from matplotlib.typing import ColorType
 
 from .motion import paths as draw_paths
 from .motion import start_colors
-from .states import Solved, choose, is_solved, samples, split, subscript
+from .states import Solved, choose, given, is_solved, samples, split, subscript
 from .states import times as times_of
 from .style import (
     NEUTRAL,
@@ -55,7 +55,7 @@ def energy(
     Parameters
     ----------
     sol : Solution
-        Or anything with ``t`` (n,), ``x`` and ``v`` (n, ..., d).
+        Or anything with ``t`` (n,), ``x`` and ``v`` (n, ..., d), or these as a tuple.
     energy : callable, optional
         ``energy(x, v) -> E`` of shape (n, ...), called once with all states.
     ax : matplotlib Axes, optional
@@ -98,6 +98,7 @@ def energy(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['energy', 'kinetic', 'potential']
     """
+    sol = given(sol)
     t, x, v = solved_states(sol)
     if (energy is None) == (potential is None):
         raise ValueError(
@@ -237,11 +238,7 @@ def potential(
 
 def solved_states(sol: Any) -> tuple[Array, Array, Array]:
     """Times (n, 1 or batch), x and v (n, samples, d) of a solution, or an error."""
-    if not is_solved(sol):
-        raise TypeError(
-            "`sol` must be a Solution or have `t`, `x` and `v`, got "
-            f"{type(sol).__name__}"
-        )
+    sol = given(sol)
     x = samples(sol.x, "x", True)
     v = samples(sol.v, "v", True, len(x))
     if x.shape != v.shape:

@@ -46,7 +46,8 @@ def poincare(
     Parameters
     ----------
     sol : Solution
-        Or anything with ``t`` (n,), ``x`` and ``v`` (n, ..., d).
+        Or anything with ``t`` (n,), ``x`` and ``v`` (n, ..., d), or
+        these as a tuple.
     section : callable, optional
         ``section(t, x, v) -> g``, as an event function, but called with many states at
         once: t (m,), x and v (m, d), g (m,).  ``lambda t, x, v: x[..., 0]`` is the

@@ -8,6 +8,7 @@ as if it were one.  Two axes ``(n, k)`` could be either; ``is_coordinates`` deci
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
@@ -30,6 +31,33 @@ class Solved(Protocol):
 def is_solved(value: object) -> TypeGuard[Solved]:
     """Whether ``value`` has times, positions and velocities."""
     return all(hasattr(value, name) for name in "txv")
+
+
+@dataclass
+class Arrays:
+    """Times, positions and velocities, in place of a Solution."""
+
+    t: Any
+    x: Any
+    v: Any
+
+
+def given(sol: Any) -> Solved:
+    """A Solution, or arrays (t, x, v) whose last axis plainly holds coordinates."""
+    if isinstance(sol, (tuple, list)) and len(sol) == 3:
+        t, x, v = (torch.as_tensor(part) for part in sol)
+        if x.ndim == 2 and x.shape[1] > 1:
+            raise ValueError(
+                f"`x` of shape {tuple(x.shape)} may be paths of one coordinate or one "
+                "path of several: say x[..., None] or x[:, None], and v alike"
+            )
+        return Arrays(t, x, v)
+    if is_solved(sol):
+        return sol
+    raise TypeError(
+        "`sol` must be a Solution, have `t`, `x` and `v`, or be arrays (t, x, v); got "
+        f"{type(sol).__name__}"
+    )
 
 
 def axes_and_rest(

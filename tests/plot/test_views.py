@@ -111,6 +111,34 @@ def test_a_section_says_what_is_wrong():
         so.plot.poincare(sol, lambda t, x, v: x.repeat(1, 2))
 
 
+def test_arrays_will_do_if_it_is_plain_which_axis_holds_coordinates():
+    x, v = (np.stack([f(T), 2 * f(T)], axis=1) for f in (np.cos, lambda t: -np.sin(t)))
+    ax = so.plot.poincare((T, x[..., None], v[..., None]), period=5.0)
+    np.testing.assert_array_equal(points(ax, 1)[:, 0], x[::100, 1])
+    one = so.plot.poincare((T, x[:, None], v[:, None]), period=5.0, coordinate=1)
+    np.testing.assert_array_equal(points(one)[:, 0], x[::100, 1])
+    assert len(so.plot.energy((T, x[..., None], v[..., None]), total).lines) == 2
+    with pytest.raises(ValueError, match="paths of one coordinate or one path"):
+        so.plot.poincare((T, x, v), period=5.0)
+    with pytest.raises(TypeError, match="`sol` must be a Solution"):
+        so.plot.poincare(x, period=5.0)
+
+
+def total(x, v):
+    return (x**2 + v**2).sum(-1) / 2
+
+
+def test_a_time_that_is_there_twice_is_a_jump():
+    # A ball on a spring is hit at t = 10, and goes back where it came from.
+    before, after = T[:201], 20 - T[200:]
+    t = np.concatenate([before, T[200:]])
+    x = np.cos(np.concatenate([before, after]))[:, None]
+    v = np.concatenate([-np.sin(before), np.sin(after)])[:, None]
+    seen = points(so.plot.poincare(bare(t, x, v), lambda t, x, v: x[..., 0]))
+    np.testing.assert_allclose(seen, [[0, 1]] * len(seen), atol=1e-3)
+    assert len(seen) == 3  # 3π/2, and on the way back 5π/2 and π/2
+
+
 # -- three dimensions, and one portrait per coordinate --------------------------------
 
 
