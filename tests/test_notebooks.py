@@ -25,6 +25,9 @@ FAST = {
         "torch.arange(0.0, 600.0": "torch.arange(0.0, 60.0",
         "torch.arange(120.0)": "torch.arange(30.0)",
     },
+    "08_learning_to_optimise.ipynb": {
+        "STEPS = (5, 10, 20, 30), 250": "STEPS = (5, 10), 2"
+    },
     "07_learned_potential.ipynb": {"STEPS = 400": "STEPS = 4"},
 }
 
