@@ -11,6 +11,7 @@ Reference: Hairer, Nørsett, Wanner, "Solving Ordinary Differential Equations I"
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import torch
@@ -186,6 +187,27 @@ class Solution(Pair):
         """Show times, shape and cost."""
         shape = tuple(self.x.shape[1:])
         return f"Solution({self.t.shape[-1]} times, state {shape}, {self.stats})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: what was solved, how, and what it cost."""
+        t, stats = self.t.detach(), self.stats
+        span = f"{t.min():.6g} … {t.max():.6g}" if t.numel() else "none"
+        method = getattr(getattr(self.dense, "method", None), "name", None)
+        steps = "not told" if stats.accepted is None else f"{stats.accepted}"
+        rows = {
+            "t": f"{tuple(t.shape)}, {span}",
+            "x, v": f"{tuple(self.x.shape)}, {self.x.dtype}, {self.x.device}",
+            "method": None if method is None else str(method),
+            "evaluations": f"{stats.evaluations}",
+            "steps": f"{steps} ({stats.rejected} rejected)",
+            "event": None if self.event is None else f"{self.event}",
+        }
+        shown = (
+            f"<tr><th>{name}</th><td>{escape(text)}</td></tr>"
+            for name, text in rows.items()
+            if text is not None
+        )
+        return f"<table><caption>Solution</caption>{''.join(shown)}</table>"
 
     def __call__(self, times: float | Tensor) -> State:
         """Dense output: the state ``(x, v)`` at any times of the interval.

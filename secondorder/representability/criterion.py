@@ -19,6 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Literal
 
 from .checks import model, square_matrix
@@ -54,6 +55,17 @@ class Verdict:
     def __bool__(self) -> bool:
         """Return ``representable``."""
         return self.representable
+
+    def _repr_html_(self) -> str:
+        """The sentence, and the eigenvalues that it is about, for notebooks."""
+        answer = "representable" if self.representable else "not representable"
+        rows = "".join(
+            f"<tr><td>{value:.6g}</td><td>{', '.join(map(str, sizes))}</td></tr>"
+            for value, sizes in self.blocks
+        )
+        if rows:
+            rows = f"<table><tr><th>eigenvalue</th><th>blocks</th></tr>{rows}</table>"
+        return f"<p><b>{answer}</b>: {escape(self.reason)}</p>{rows}"
 
 
 class NotRepresentable(ValueError):

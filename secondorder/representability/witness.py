@@ -18,6 +18,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +46,7 @@ Solver: TypeAlias = Callable[..., tuple[Array, float, int]]  # LAPACK's ?trsyl
 # well separated ("single"), or large.  Tried in turn until the residual is rounding.
 GROUPINGS: Sequence[Grouping] = (("complete", 0.2), ("single", 0.1), ("complete", 1.0))
 ENOUGH = 1e-12  # relative residual
+SHOWN = 8  # the largest d for which a notebook shows θ
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,21 @@ class Witness:
     residual: float
     optimality: float
     model: Propagator
+
+    def _repr_html_(self) -> str:
+        """θ as a table, or its shape where it is large, and its certificate."""
+        theta = self.theta
+        title = (
+            f"<p>θ {tuple(theta.shape)} reaches D under {escape(repr(self.model))}: "
+            f"residual {self.residual:.2g}, optimality {self.optimality:.3g}</p>"
+        )
+        if len(theta) > SHOWN:
+            return title
+        rows = "".join(
+            f"<tr>{''.join(f'<td>{float(z):.5g}</td>' for z in row)}</tr>"
+            for row in theta
+        )
+        return f"{title}<table>{rows}</table>"
 
     def module(self, network: Callable[..., Any], **options: Any) -> Any:
         """Return a network that computes D: ``witness.module(so.MomentumNet)``.
