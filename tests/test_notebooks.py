@@ -14,6 +14,10 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FAST = {
     "01_first_flow.ipynb": {"STEPS = 600": "STEPS = 10"},
+    "02_integrators.ipynb": {
+        "ends = [2.0, 4.0, 6.0, 8.0]": "ends = [1.0]",
+        "torch.linspace(0, 20, 801": "torch.linspace(0, 2, 81",
+    },
     "05_convert_a_transformer.ipynb": {
         "STEPS = 100": "STEPS = 5",
         ", 12, 24, 48]": "]",
