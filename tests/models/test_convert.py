@@ -1,7 +1,10 @@
 """Conversion: other people's stacks as Momentum ResNets, and back."""
 
 import copy
+import gc
 import pickle
+import random
+import weakref
 
 import pytest
 import torch
@@ -56,11 +59,12 @@ class Block(nn.Module):
 
     def __init__(self, form="plain"):
         super().__init__()
-        self.lin, self.form = nn.Linear(4, 4), form
+        self.lin, self.form, self.dropout = nn.Linear(4, 4), form, 0.0
 
     def forward(self, *args, hidden_states=None, bias=None, scale=1.0, seen=None):
         x = args[-1] if args else hidden_states
-        y = x + scale * torch.tanh(self.lin(x))
+        f = nn.functional.dropout(torch.tanh(self.lin(x)), self.dropout)
+        y = x + scale * f
         if self.form == "bias":
             bias = self.lin.weight.sum(0) if bias is None else bias
             return y + bias, bias
@@ -203,6 +207,39 @@ def test_blocks_that_change_the_shape_stay():
     loop.blocks[1].lin.register_forward_hook(lambda m, a, out: out[:, None])
     with pytest.raises(ValueError, match="block 1.*kept the shape before"):
         loop(noise(3, 4))
+
+
+def test_blocks_that_start_in_place_do_not_spoil_the_state():
+    torch.manual_seed(0)
+    parts = (nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 4)) for _ in range(3))
+    model = nn.Sequential(*parts)
+    x, v = noise(3, 4), 0.0
+    expected = x
+    for block in model:
+        v = 0.5 * v + 0.5 * (block(expected.clone()) - expected)
+        expected = expected + v
+    for route in ("backprop", "reversible", "checkpoint"):
+        momentum = so.to_momentum(copy.deepcopy(model), "", 0.5, route)
+        torch.testing.assert_close(momentum(x.clone()), expected)
+        with torch.no_grad():
+            torch.testing.assert_close(momentum(x.clone()), expected)
+
+
+def test_states_and_velocities_die_with_their_last_user():
+    model = so.to_momentum(Loop(), "blocks", gradient="backprop")
+    seen = []
+    for block in model.blocks.blocks:
+        block.register_forward_pre_hook(
+            lambda m, args: seen.append(weakref.ref(args[0]))
+        )
+    gc.disable()  # no cycle may keep them until it runs
+    try:
+        with torch.no_grad():
+            out = model(noise(3, 4))
+        assert [ref() is None for ref in seen] == 4 * [True]
+    finally:
+        gc.enable()
+    assert not vars(out)
 
 
 def test_learned_gamma_and_a_ramp():
@@ -396,3 +433,37 @@ def test_paths_that_lead_nowhere():
     so.to_momentum(model, "encoder.layers")
     with pytest.raises(ValueError, match="is converted already"):
         so.to_momentum(model, "encoder.layers")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_mixture_is_right(seed):
+    """Blocks, dtype, γ, depth, arguments and frozen parts, drawn at random."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    form = draw.choice(["plain", "keyword", "second", "bias", "aside"])
+    model = Loop(form, draw.choice([1, 2, 5, 9])).to(
+        dtype := draw.choice([torch.float32, torch.float64])
+    )
+    rule = draw.choice(["momentum", "unnormalised"])
+    signs = (-1, 1) if rule == "unnormalised" else (1,)
+    sizes = [0.9, 0.5, 1e-4, 0.99]
+    gamma = [draw.choice(signs) * draw.choice(sizes) for _ in model.blocks]
+    if draw.random() < 0.5:
+        gamma = gamma[0]
+    for block in model.blocks:
+        block.dropout = draw.choice([0.0, 0.3])
+        block.requires_grad_(draw.random() < 0.7)
+    x = noise(3, 4, seed=seed, dtype=dtype).requires_grad_(draw.random() < 0.5)
+    if not (x.requires_grad or any(p.requires_grad for p in model.parameters())):
+        x.requires_grad_()
+    wanted = [t for t in (x, *model.parameters()) if t.requires_grad]
+    found = []
+    for route in ("backprop", so.reversible(keep=draw.choice([0, 1])), "checkpoint"):
+        so.to_momentum(model, "blocks", gamma, route, rule)
+        torch.manual_seed(seed)
+        grads = torch.autograd.grad(model(x).square().sum(), wanted, allow_unused=True)
+        pairs = zip(grads, wanted, strict=True)
+        found.append([torch.zeros_like(t) if g is None else g for g, t in pairs])
+        so.to_residual(model)
+    for grads in found[1:]:
+        assert error(grads, found[0]) < (5e-6 if dtype == torch.float32 else 1e-11)
