@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ...gradients import Gradient
 from ...gradients.arguments import CHANGED
+from ...gradients.run import version
 from ..momentum_net import MomentumNet
 from .calls import Calls, Where, answer, entry, first_state, others, parts, tensors_in
 from .steps import MARK, Wait, Walk, difference
@@ -28,6 +29,12 @@ ALONE = (
     "out of order, or on a state that was changed between the two), but the blocks of "
     "a Momentum ResNet share a velocity. Call them one after the other, each on the "
     "answer of the one before; so.to_residual(model) gives the blocks back"
+)
+
+WRITTEN = (
+    "{block} wrote into the state that it was given, which the step needs; leave out "
+    "in-place operations on its input (x.relu_(), x += ...), or let it start with x = "
+    "x.clone()"
 )
 
 
@@ -159,7 +166,18 @@ class Stack(MomentumNet):
     def force(self, n: int, x: Tensor, args: Any, kwargs: Any) -> Tensor:
         """Evaluate block(x) − x."""
         block = self.blocks[n]
-        return difference(answer(block(x, *args, **kwargs), block), x)
+        out = self.evaluate(n, x, lambda own: block(own, *args, **kwargs))
+        return difference(answer(out, block), x)
+
+    def evaluate(self, n: int, x: Tensor, call: Callable[[Tensor], Any]) -> Any:
+        """What a call of block n answers for a state, which it may not overwrite."""
+        modules = self.blocks[n].modules()
+        writes = any(vars(m).get("inplace") is True for m in modules)
+        before = version(x)
+        out = call(x.clone() if writes else x)
+        if version(x) != before:
+            raise RuntimeError(WRITTEN.format(block=self.name_of(n)))
+        return out
 
     def ask(
         self, n: int, x: Tensor, calls: Calls, leaves: Sequence[Any] | None = None
@@ -176,8 +194,10 @@ class Stack(MomentumNet):
         self, calls: Calls, form: Any, passed: set[int], n: int, x: Tensor, leaves: Any
     ) -> Tensor:
         """Evaluate block(x) − x with the arguments that the block was called with."""
-        out, (args, kwargs) = self.ask(n, x, calls, leaves)
         block = self.blocks[n]
+        out, (args, kwargs) = self.evaluate(
+            n, x, lambda own: self.ask(n, own, calls, leaves)
+        )
         y, found = answer(out, block), others(calls.with_caches(out))
         calls.leave_graphs()
         given = [id(t) for t in tensors_in([*args, *kwargs.values()])]

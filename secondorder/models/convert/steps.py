@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ...gradients.replay import RandomStates, with_copied_buffers
-from ...gradients.run import version
 from ...plan import Damp, Kick, Record
 from .calls import (
     Arguments,
@@ -32,11 +31,6 @@ if TYPE_CHECKING:
 MARK = "_secondorder_step"  # on a state between two blocks: where it comes from
 DESCRIBED = {f"torch.Tensor.{n}" for n in ("shape", "dtype", "device", "ndim", "size")}
 DESCRIBED |= {"torch.Tensor.dim", "torch.Tensor.is_floating_point"}
-WRITTEN = (
-    "{block} wrote into the state that it was given, which the step needs; leave out "
-    "in-place operations on its input (x.relu_(), x += ...), or let it start with x = "
-    "x.clone()"
-)
 BETWEEN = (
     "what a block returns was used ({what}) before the last block was called, or "
     "besides the state, but while gradients are taken by reversal or checkpoints all "
@@ -57,7 +51,6 @@ class Walk:
     def __init__(self, stack: "Stack", where: Where) -> None:
         self.stack, self.where, self.n = stack, where, 0
         self.plan = stack.plan(torch.empty(0))
-        self.writes = any(vars(m).get("inplace") is True for m in stack.modules())
         self.x: Tensor | None = None  # in float32 where the network is in bfloat16
         self.v: Tensor | None = None
 
@@ -69,12 +62,12 @@ class Walk:
         """Take the step."""
         stack, block = self.stack, self.stack.blocks[self.n]
         collector = Collector.now()
-        if self.writes:
-            args, kwargs = with_entry(args, kwargs, self.where, state.clone())
-        before = version(state)
-        out = block(*args, **kwargs)
-        if version(state) != before:
-            raise RuntimeError(WRITTEN.format(block=stack.name_of(self.n)))
+
+        def call(own: Tensor) -> Any:
+            rest, named = with_entry(args, kwargs, self.where, own)
+            return block(*rest, **named)
+
+        out = stack.evaluate(self.n, state, call)
         y = answer(out, block)
         after = Walk.__new__(Walk)
         vars(after).update(vars(self), n=self.n + 1, x=None, v=None)
