@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..checks import Number
-from ..plan.moves import Mix, Plan, Shear, untimed
+from ..plan.moves import Mix, Plan, Shear, evaluates, untimed
+from .backprop import run_plainly
 from .cotangents import Cotangents
 from .run import Run, Trace, version
 from .shears import Shears
@@ -106,7 +107,9 @@ def run_reversibly(
         by sample and coordinate by coordinate where they differ.
     keep : int, default 0
         Keep the graphs of the last ``keep`` forces: more memory, fewer recomputed
-        forces, the same gradients.
+        forces, no bit of the numbers changed.  With all of them kept there is nothing
+        to reverse: the plan runs as with ``"backprop"``, at its cost and with its
+        numbers, those of floating point instead of the grid's (equal to rounding).
 
     Returns
     -------
@@ -123,6 +126,8 @@ def run_reversibly(
         not deterministic, weights changed in between, a state beyond the grid), or if
         a loss depends on what was computed inside a field.
     """
+    if keep and keep >= sum(evaluates(move) for move in untimed(plan)):
+        return run_plainly(plan, field, x, v, args)
     return start(kind_of(plan)(plan, field, args, x, scale, keep), x, v)
 
 

@@ -268,10 +268,6 @@ class Run:
             self.weights.make_aliases()
         precision = autocast_again(self.autocast)
         graph: Graph | None = None
-        # With all graphs at hand, and no number that multiplied a state, gradients need
-        # no state, and nothing is evaluated that could differ.
-        whole = bool(self.kept) and cotangents is not None and not self.numbers
-        whole = whole and len(self.kept) == len(self.forces())
         moves = untimed(self.plan)
         with ExitStack() as stack:
             stack.callback(generators.undo)
@@ -290,8 +286,7 @@ class Run:
                             generators.restore(trace.random[step.origin])
                         with precision:
                             graph = self.evaluate(field, state, step, leaves)
-                    if not whole:
-                        state.kick(step, move.velocity_copy, graph[0].detach(), -1)
+                    state.kick(step, move.velocity_copy, graph[0].detach(), -1)
                     if cotangents:
                         cotangents.kick(move, graph[0])
                     if step.origin == step.index:
@@ -301,12 +296,9 @@ class Run:
                             self.guard.ours = False
                         graph = None
                 else:
-                    if not whole:
-                        state.move(step, -1)
+                    state.move(step, -1)
                     if cotangents and step.index >= 0:
                         cotangents.move(move, state, step)
-        if whole:
-            return state, leaves
         self.compare(trace, state, alive, fingerprint(state.x, *state.velocities))
         return state, leaves
 

@@ -48,7 +48,9 @@ class MomentumNet(WithNumbers):
     rule : {"momentum", "unnormalised"}
         v ← γ v + (1−γ) f, or v ← γ v + f, whose γ may lie in [−1, 1].
     keep : int, optional
-        With ``"reversible"``: keep the graphs of the last ``keep`` layers.
+        With ``"reversible"``: keep the graphs of the last ``keep`` layers.  All of
+        them, and the network runs as with ``"backprop"``: its numbers are those of
+        floating point, otherwise those of the grid (equal to rounding).
     memory : int or str, optional
         In place of ``keep``: what may be held between the forward and the backward
         pass, in bytes or as ``"512MB"``, ``"2GiB"``.  What the layers need is measured
