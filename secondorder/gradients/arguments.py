@@ -122,6 +122,13 @@ class Guard:
     def __init__(self) -> None:
         self.ours = False
 
+    def watch(self, leaf: Any) -> None:
+        """Be the hook of a leaf; where there are none yet, without a handle to it."""
+        if leaf._backward_hooks is None:
+            leaf._backward_hooks = {-1: self}
+        else:
+            leaf.register_hook(self)
+
     def __call__(self, grad: Tensor) -> None:
         """Raise if something else differentiates what was computed inside a field."""
         if not self.ours:

@@ -59,8 +59,9 @@ class Cotangents:
                 (value,), (pending.to(value.dtype),), False, False, (),
                 allow_unreachable=True, accumulate_grad=True,
             )  # fmt: skip
-        if leaves[0].grad is not None:
-            self.x += leaves[0].grad
+        grad = leaves[0].grad
+        if grad is not None:
+            self.x += grad
         if move.velocity_copy and leaves[1].grad is not None:
             self.velocities[0] += leaves[1].grad
             self.velocities[1] -= move.velocity_copy * leaves[1].grad

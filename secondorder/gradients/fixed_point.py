@@ -58,7 +58,8 @@ class FixedPoint:
         """``integer · factor`` in the state's dtype, the factor a power of two."""
         # A power of two may scale after the rounding to fewer bits: less to move.
         narrow = torch.promote_types(self.like, torch.float32)
-        return cast(integer.to(narrow) * factor, self.like)
+        value = torch.empty_like(integer, dtype=narrow).copy_(integer)
+        return cast(value.mul_(factor), self.like)
 
     def read(self, integer: Tensor, factor: Any) -> Tensor:
         """``integer · factor`` in the state's dtype."""

@@ -54,6 +54,7 @@ class Integers:
         self.x, self.velocities, self.stacks = state
         self.unit = factor_of(unit)
         self.left: Tensor | None = None
+        self.scratch: Tensor | None = None
         if poison is not None:
             self.left = torch.zeros_like(poison, dtype=torch.bool)
         narrow = torch.promote_types(grid.like, torch.float32)
@@ -116,10 +117,19 @@ class Integers:
 
     def add(self, integers: Tensor, value: Tensor, factor: Any, sign: int) -> None:
         """Add ``round(value · factor)``, watching the range of int64."""
-        change = self.grid.rounded(value, factor)
         if self.left is None:
-            integers.add_(cast(change, self.grid.dtype), alpha=sign)
+            # One scratch tensor serves every move: new ones cost as much as the sums.
+            if self.scratch is None:
+                self.scratch = torch.empty_like(integers)
+            change = self.scratch
+            if value.dtype is change.dtype:
+                torch.mul(value, factor, out=change)
+            else:
+                change.copy_(value).mul_(factor)
+            change.round_()
+            integers.add_(change) if sign > 0 else integers.sub_(change)
             return
+        change = self.grid.rounded(value, factor)
         # The increment of a force that is NaN or infinite is 0 in both passes: the
         # poison says what it was.
         change = torch.nan_to_num(change, 0.0, 0.0, 0.0)

@@ -239,6 +239,8 @@ def autocast_again(
     if state is None:
         return nullcontext()
     kind, dtype, enabled = state
+    if not enabled and not torch.is_autocast_enabled(kind):
+        return nullcontext()
     return torch.autocast(kind, dtype=dtype, enabled=enabled)
 
 
@@ -252,6 +254,7 @@ class RandomStates:
             index = torch.cuda.current_device() if index is None else index
             self.generators.append(torch.cuda.default_generators[index])
         self.first = self.now()
+        self.seen: tuple[list[Tensor], list[bytes]] = [], []  # states, and as bytes
 
     def undo(self) -> None:
         """Return to the states at the time this object was made."""
@@ -270,8 +273,11 @@ class RandomStates:
         """The states now, and whether anything was drawn since ``before``."""
         now = self.now()
         # Raw bytes: torch.equal takes ten times as long on tensors this small.
-        pairs = zip(before, now, strict=True)
-        drew = any(a.numpy().tobytes() != b.numpy().tobytes() for a, b in pairs)
+        raw = [state.numpy().tobytes() for state in now]
+        if before is not self.seen[0]:
+            self.seen = before, [state.numpy().tobytes() for state in before]
+        drew = raw != self.seen[1]
+        self.seen = now, raw
         return now, drew
 
 

@@ -228,7 +228,7 @@ class Run:
                             roots = (*graph[1:], *self.weights.inner)
                             refuse_untracked(graph[0], "reversal", known, roots, since)
                             for leaf in graph[1:]:
-                                leaf.register_hook(self.guard)
+                                self.guard.watch(leaf)
                         was, (rolls, drew) = rolls, generators.changed_since(rolls)
                         if drew:
                             random[step.index] = was
