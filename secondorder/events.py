@@ -156,7 +156,7 @@ def odeint_event(
     steps, wait = MOST_STEPS, math.inf
     if horizon is not None:
         steps, wait = max(1, math.ceil(horizon / step_size - 1e-9)), float(horizon)
-    core, enter, leave = system.in_modes(x)
+    core, enter, leave = system.in_modes(x, exact=isinstance(how, Splitting))
     watched = MonitoredField(core.field)
     search = Search(
         core.replace(watched), cast(Splitting, how), route, problem.args, event_fn,

@@ -178,7 +178,7 @@ class Run:
 
     def first_force(self, x: Tensor, v: Tensor) -> Tensor | None:
         """The force at the start, evaluated without a trace, where there is one."""
-        kicks = (move for move in self.plan if isinstance(move, Kick))
+        kicks = (m for m in self.plan if isinstance(m, Kick) and not m.spring)
         kick = next(kicks, None)
         if kick is None or self.weights.rigid or self.weights.hidden:
             return None

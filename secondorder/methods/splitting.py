@@ -7,7 +7,7 @@ The numbers are in ``tables.py``.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,11 +22,13 @@ from ..plan.grid import inward, merge, step_counts
 from ..plan.moves import Plan, evaluations, walk
 from ..solution import DenseOutput, Solution, Stats, quintic_hermite
 from ..systems.equations import FirstOrder, System
+from ..systems.numbers import in_dtype
 from ..systems.problem import Problem
 from .method import Options, Step
 from .slopes import partial_steps, slope, slopes
 from .velocity_copies import watch_copies
 
+STIFF = {"R": "B", "D": "A"}
 Flows = tuple[tuple[str, float], ...]
 State = tuple[Tensor, Tensor]
 
@@ -127,6 +129,11 @@ class Splitting:
         broken: Sequence[bool] | None = None,
     ) -> Plan:
         """The plan of this method; see ``so.plan.compile_plan``."""
+        if system.stiffness is not None:  # one flow has all that is linear
+            flows = tuple((STIFF.get(f, f), part) for f, part in self.flows)
+            limit = math.inf if self.rule == "euler" else self.damping_limit
+            table = replace(self, flows=flows, rule="exponential", damping_limit=limit)
+            return compile_plan(table, system, t, counts, like, None, broken)
         gamma = gamma if self.whole_relaxation else None
         if isinstance(system, FirstOrder):
             system = system.along(t)
@@ -141,7 +148,7 @@ class Splitting:
             If the copies of a doubled velocity have drifted apart.
         """
         system, x, v, t = problem[:4]
-        core, enter, leave = system.in_modes(x)
+        core, enter, leave = system.in_modes(x, exact=True)
         keep, broken = None, None
         if problem.breakpoints is not None:
             t, keep, broken = merge(t, problem.breakpoints)
@@ -177,7 +184,7 @@ class Splitting:
 
     def step(self, problem: Problem) -> Step:
         """One step, in the coordinates of the problem."""
-        core, enter, leave = problem.system.in_modes(problem.x)
+        core, enter, leave = problem.system.in_modes(problem.x, exact=True)
 
         def step(t: Tensor, h: Tensor, state: State) -> tuple[State, None]:
             grid = torch.stack([t, t + h], -1)
@@ -191,7 +198,7 @@ class Splitting:
     def between(self, dense: DenseOutput, i: int, times: Tensor) -> State:
         """The same steps again from the left end, this time recording each."""
         problem, t, fine = dense.problem, dense.t, dense.steps[i]
-        core, enter, leave = problem.system.in_modes(problem.x)
+        core, enter, leave = problem.system.in_modes(problem.x, exact=True)
         if isinstance(fine, int):
             part = torch.linspace(0, 1, fine + 1, dtype=t.dtype, device=t.device)
             fine = t[i] + part * (t[i + 1] - t[i])
@@ -221,7 +228,10 @@ def acceleration(
 ) -> Tensor:
     """ẍ = (f − c ẋ)/m."""
     seen = (x, v) if system.takes_velocity else (x,)
-    return system.acceleration(system.field(t, *seen, *args), v)
+    force = system.field(t, *seen, *args)
+    if system.stiffness is not None:
+        force = force - in_dtype(system.stiffness, x) * x
+    return system.acceleration(force, v)
 
 
 def locate(t: Tensor, counts: Sequence[int], time: Tensor) -> str:

@@ -69,7 +69,8 @@ def compile_plan(
     mass, damping = as_double(system.mass), as_double(system.damping)
     t, h = divide(t, counts, like)
     check_damping(table, mass, damping, h)
-    numbers = Numbers(table, h, mass, damping, like, gamma)
+    stiffness = as_double(system.stiffness) if system.stiffness is not None else None
+    numbers = Numbers(table, h, mass, damping, like, gamma, stiffness)
     flows, joined = rows(table)
     moves = [FLOWS[letter].moves(numbers, part) for letter, part in flows]
     steps = {

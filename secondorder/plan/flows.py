@@ -22,8 +22,9 @@ Chin, Phys. Lett. A 226 (1997), eqs. (20)-(24), for N; Sander et al., ICML 2021,
 eq. (3), for {D, R}; Tao, Phys. Rev. E 94 (2016), eq. (2), for {V, W, M}.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from torch import Tensor
 from ..checks import Number, differentiated
 from .moves import Damp, Drift, Kick, Move
 
+MOST_PARTS = 1000  # of one exact flow
 Columns = list[list[Move]]  # the moves of a flow, for each interval of the grid
 
 
@@ -83,12 +85,13 @@ class Numbers(NamedTuple):
     damping: Number
     like: Tensor
     gamma: Number | None = None
+    stiffness: Number | None = None
 
     @property
     def h(self) -> Tensor:
         """The steps, shaped so as to multiply masses and dampings."""
         h = self.steps
-        for value in (self.mass, self.damping):
+        for value in (self.mass, self.damping, self.stiffness):
             if isinstance(value, Tensor):
                 h = h.to(value.device)
                 if h.ndim == 1:
@@ -98,12 +101,67 @@ class Numbers(NamedTuple):
 
 def flight(n: Numbers, fraction: float) -> Columns:
     """A: x += s φ(λs) p/m, p *= e^{−λs}."""
+    if n.stiffness is not None:
+        return stiff_flight(n, fraction)
     s = fraction * n.h
     if not isinstance(n.damping, Tensor) and n.damping == 0:
         return columns(lambda w: [Drift(w)], n.like, s / n.mass)
     z = s * (n.damping / n.mass)
     free = s / n.mass * phi(z)
     return columns(lambda w, g: [Drift(w), Damp(g)], n.like, free, torch.exp(-z))
+
+
+def stiff_flight(n: Numbers, fraction: float) -> Columns:
+    """A with a stiffness: the exact flow of m ẍ + c ẋ + k x = 0, by three shears.
+
+    With λ = c/m and κ = k/m the flow of (x, v) over τ is [[1 − κ q, b], [−κ b, ·]] of
+    determinant e^{−λτ}, where q″ + λq′ + κq = 1 from rest and b = q′.  It equals a
+    drift, a kick by the spring, a drift and a damp.
+    """
+    kappa = cast(Number, n.stiffness) / n.mass
+    rate = n.damping / n.mass
+    tau = fraction * n.h
+    kappa, rate, tau = torch.broadcast_tensors(
+        *(torch.as_tensor(a, dtype=torch.float64, device=n.h.device)
+          for a in (kappa, rate, tau))
+    )  # fmt: skip
+    undamped = not isinstance(n.damping, Tensor) and n.damping == 0
+    if undamped:  # whole turns change nothing
+        bound = kappa > 0
+        omega = torch.where(bound, kappa, torch.ones_like(kappa)).sqrt()
+        turn = 2 * torch.pi / omega
+        tau = torch.where(bound, tau - turn * (tau / turn).detach().round(), tau)
+    angle = (tau.abs() * kappa.abs().sqrt()).detach() * 2 / torch.pi
+    widest = torch.maximum(angle, (rate * tau).abs().detach())
+    most = widest.max().item() if widest.numel() else 0.0
+    if not most < MOST_PARTS:
+        raise ValueError(
+            f"`step_size` times the rates of `stiffness` and `damping` is {most:.3g}, "
+            f"beyond {MOST_PARTS}, the most parts of one flow; take smaller steps"
+        )
+    parts = max(1, math.ceil(most))
+    tau = tau / parts
+    b, q = responses(kappa * tau * tau, rate * tau)
+    _, back = responses(kappa * tau * tau, -rate * tau)
+    g = torch.exp(-rate * tau)
+    first, last = g * tau * back / b / n.mass, g * tau * q / b / n.mass
+    pull = -kappa * tau * b / g * n.mass
+
+    def make(a: Number, w: Number, c: Number, damp: Number) -> list[Move]:
+        part: list[Move] = [Drift(a), Kick(w, spring=True), Drift(c)]
+        if not undamped:
+            part.append(Damp(damp))
+        return part * parts
+
+    return columns(make, n.like, first, pull, last, g)
+
+
+def responses(kappa: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """Return q′ and q at time 1, where q″ + λ q′ + κ q = 1 from rest; any signs."""
+    zero, one = torch.zeros_like(kappa), torch.ones_like(kappa)
+    rows = (zero, one, zero), (-kappa, -rate, one), (zero, zero, zero)
+    flow = torch.matrix_exp(torch.stack([torch.stack(row, -1) for row in rows], -2))
+    return flow[..., 0, 1], flow[..., 0, 2]
 
 
 def kick(n: Numbers, fraction: float) -> Columns:

@@ -48,6 +48,7 @@ class Kick(NamedTuple):
     fresh: bool = True
     inner: Number | None = None
     velocity_copy: int = 0
+    spring: bool = False  # the force is x itself
 
 
 class Drift(NamedTuple):
@@ -141,6 +142,8 @@ def force(
     field: Field, kick: Kick, x: Tensor, velocity: Tensor | None, args: Iterable[Any]
 ) -> Tensor:
     """Evaluate the force of a kick and check what the field returned."""
+    if kick.spring:
+        return x.clone()
     where = () if velocity is None else (velocity,)
     untold = torch.compiler.is_compiling() or x.is_inference()
     before = 0 if untold else x._version
@@ -325,7 +328,7 @@ def cost(move: Any) -> int:
     """Evaluations of a move that calls the field."""
     if isinstance(move, Shear):
         return len(move.base.weights)
-    return 1 + (move.inner is not None)
+    return 0 if move.spring else 1 + (move.inner is not None)
 
 
 def evaluates(move: Move) -> bool:

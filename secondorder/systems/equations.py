@@ -32,6 +32,7 @@ from .numbers import (
     keep_positive,
     register_number,
 )
+from .stiffness import Restored, check_stiffness, split
 
 State = tuple[Tensor, Tensor]
 
@@ -56,6 +57,8 @@ class System(WithNumbers):
     mass: Any
     damping: Any
     modes: Any
+    stiffness: Any = None  # what an exact flow has to add
+    modal_stiffness: Any
 
     def __init__(self, field: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -90,19 +93,29 @@ class System(WithNumbers):
         if self.modes is None:
             for name in ("epsilon", "mass", "damping"):
                 checks.fits(getattr(self, name, None), x, name)
+            checks.fits(split(self.field)[1], x, "stiffness")
 
     def rate(self) -> float:
         """The largest damping rate, max c/m (1/ε), as a number on the host."""
         rate: Any = as_double(self.damping) / as_double(self.mass)
         return rate.detach().abs().max().item() if isinstance(rate, Tensor) else rate
 
-    def in_modes(self, like: Tensor) -> "Coordinates":
-        """The equation with one damping per coordinate, and the way there and back."""
+    def in_modes(self, like: Tensor, exact: bool = False) -> "Coordinates":
+        """The equation with one damping per coordinate, and the way there and back.
+
+        With ``exact`` a stiffness is a number of the equation, no part of its field.
+        """
+        field, stiffness = split(self.field) if exact else (self.field, None)
         if self.modes is None:
-            return Coordinates(self, same, same)
+            if stiffness is None:
+                return Coordinates(self, same, same)
+            core = self.replace(field)
+            core.stiffness = stiffness
+            return Coordinates(core, same, same)
         modes = self.modes.to(like)
-        core = System(ModalForce(self.field, modes))
+        core = System(ModalForce(field, modes))
         core.mass, core.damping, core.modes = 1.0, self.damping.to(like), None
+        core.stiffness = None if stiffness is None else self.modal_stiffness
         return Coordinates(core, partial(to_modal, modes), partial(from_modal, modes))
 
 
@@ -194,6 +207,12 @@ class Newton(System):
         c ≥ 0 likewise; ``0.0`` is the undamped equation.  A matrix must be symmetric
         positive semidefinite.  ``so.Positive(0.1, zero=True)`` learns it down to 0.
 
+    stiffness : float, Tensor, nn.Parameter or Positive, optional
+        K in m ẍ + c ẋ + K x = F(t, x): a scalar, one value per coordinate, or a
+        symmetric ``(d, d)`` matrix with the modes of mass and damping; of any sign.
+        The splittings solve the linear part exactly, for any step; the other methods
+        take K x as a part of the force.
+
     Raises
     ------
     ValueError
@@ -216,10 +235,16 @@ class Newton(System):
         force: Callable[..., Tensor],
         mass: Number | Positive = 1.0,
         damping: Number | Positive = 0.0,
+        stiffness: Number | Positive | None = None,
     ) -> None:
+        if stiffness is not None:
+            stiffness = check_stiffness(stiffness)
+            force = Restored(checks.function(force, "force"), stiffness)
         super().__init__(force)
-        if is_matrix(mass) or is_matrix(damping):
-            modes, dampings = diagonalise(mass, damping)
+        if any(is_matrix(value) for value in (mass, damping, stiffness)):
+            modes, dampings, springs = diagonalise(mass, damping, stiffness)
+            if springs is not None:
+                self.register_buffer("modal_stiffness", springs)
             self.register_buffer("modes", modes)  # S (d, d); x = S y
             register_number(self, "mass", 1.0)
             register_number(self, "damping", dampings)

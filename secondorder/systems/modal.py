@@ -19,11 +19,19 @@ def is_matrix(value: object) -> bool:
     return isinstance(value, Tensor) and value.ndim == 2 and len(set(value.shape)) == 1
 
 
-def diagonalise(mass: Any, damping: Any) -> tuple[Tensor, Tensor]:
-    """Diagonalise M and C together: S with SᵀMS = I, SᵀCS = diag(Λ).  Returns S, Λ."""
-    size = len(mass) if is_matrix(mass) else len(damping)
+def diagonalise(
+    mass: Any, damping: Any, stiffness: Any = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Diagonalise M, C and K together: SᵀMS = I, SᵀCS = Λ, SᵀKS = κ.
+
+    Returns S, Λ, κ.
+    """
+    size = len(next(v for v in (mass, damping, stiffness) if is_matrix(v)))
     matrices = {}
-    for name, value in {"mass": mass, "damping": damping}.items():
+    given = {"mass": mass, "damping": damping, "stiffness": stiffness}
+    for name, value in given.items():
+        if value is None:
+            continue
         learned = isinstance(value, nn.Module)  # Positive
         if learned or (isinstance(value, Tensor) and value.requires_grad):
             raise ValueError(
@@ -49,13 +57,39 @@ def diagonalise(mass: Any, damping: Any) -> tuple[Tensor, Tensor]:
             f"`mass` must be positive definite, its least eigenvalue is {values[0]:.3g}"
         )
     root = vectors / values.sqrt()  # M^{-1/2} up to rotation
-    dampings, rotation = torch.linalg.eigh(root.mT @ matrices["damping"] @ root)
+    modal = root.mT @ matrices["damping"] @ root
+    springs = None
+    if stiffness is None:
+        dampings, rotation = torch.linalg.eigh(modal)
+    else:
+        dampings, springs, rotation = together(
+            modal, root.mT @ matrices["stiffness"] @ root
+        )
     if dampings[0] < -1e-12 * dampings.abs().max():
         raise ValueError(
             "`damping` must be positive semidefinite, its least modal value is "
             f"{dampings[0]:.3g}"
         )
-    return root @ rotation, dampings.clamp(min=0)
+    return root @ rotation, dampings.clamp(min=0), springs
+
+
+def together(damping: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenvalues of two matrices that share their eigenvectors, and those."""
+    # Eigenvectors of a generic combination are those of both.
+    pair = damping, stiffness
+    scales = [torch.linalg.matrix_norm(a).clamp(min=1e-300) for a in pair]
+    mixed = stiffness / scales[1] + 0.7390851332151607 * damping / scales[0]
+    rotation = torch.linalg.eigh(mixed).eigenvectors
+    values = []
+    for matrix, scale in zip(pair, scales, strict=True):
+        turned = rotation.mT @ matrix @ rotation
+        values.append(turned.diagonal().clone())
+        if bool(((turned - torch.diag(values[-1])).abs() > 1e-9 * scale).any()):
+            raise ValueError(
+                "`stiffness` has other modes than `mass` and `damping`, so there is "
+                "no exact flow by modes; move the part that differs into `force`"
+            )
+    return values[0], values[1], rotation
 
 
 def to_modal(modes: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,58 @@
+"""A linear restoring force beside the field: m ẍ + c ẋ + K x = F(t, x).
+
+As a field it is F(t, x) − K x, which every method can solve.  The splittings take it
+apart again and let K into their exact flow (``stiff_flight`` in ``plan/flows.py``).
+
+Reference: Hochbruck & Ostermann, "Exponential integrators", Acta Numerica 19 (2010).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from .. import checks
+from .fields import Forced
+from .modal import is_matrix
+from .numbers import Positive, WithNumbers, in_dtype, register_number
+
+
+class Restored(WithNumbers):
+    """The force F(t, x) − K x; K a number, one per coordinate or ``(d, d)``."""
+
+    number_names = ("stiffness",)
+    stiffness: Any
+
+    def __init__(self, force: Callable[..., Tensor], stiffness: Any) -> None:
+        super().__init__()
+        self.force = force
+        register_number(self, "stiffness", stiffness)
+
+    def forward(self, t: Tensor, x: Tensor, *args: Any) -> Tensor:
+        """Evaluate the whole force."""
+        k = in_dtype(self.stiffness, x)
+        return self.force(t, x, *args) - (x @ k if is_matrix(k) else k * x)
+
+
+def split(field: Any) -> tuple[Any, Any]:
+    """F and K of a field, also of a driven one; K is None where there is none."""
+    if isinstance(field, Restored):
+        return field.force, field.stiffness
+    if isinstance(field, Forced) and isinstance(field.field, Restored):
+        inner = field.field
+        return Forced(inner.force, field.forcing, field.takes_velocity), inner.stiffness
+    return field, None
+
+
+def check_stiffness(value: Any) -> Any:
+    """Return K if it is finite, or raise."""
+    if isinstance(value, Positive):
+        return value
+    if not isinstance(value, Tensor):
+        value = checks.positive(abs(value), "stiffness", zero=True) and float(value)
+    elif not value.is_floating_point() or not bool(value.detach().isfinite().all()):
+        raise ValueError(
+            "`stiffness` must be finite and real floating point, got "
+            f"{checks.describe(value)} of {value.dtype}"
+        )
+    return value

@@ -1,0 +1,98 @@
+"""Stiffness: linear parts are exact for any step, the rest keeps its order."""
+
+import math
+
+import pytest
+import torch
+from problems import noise
+
+import secondorder as so
+
+D = torch.float64
+
+
+def exact(m, c, k, x, v, time):
+    """The flow of one oscillator by the exponential of its matrix."""
+    a = torch.tensor([[0.0, 1.0], [-k / m, -c / m]], dtype=D)
+    return torch.matrix_exp(time * a) @ torch.tensor([x, v], dtype=D)
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "reversible"])
+@pytest.mark.parametrize("method", ["blanes_moan4", "momentum"])
+@pytest.mark.parametrize(
+    "m, c, k", [(2.0, 0, 900.0), (1, 0.5, 40), (1, 3, 1), (1, 1, 0)]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_linear_equation_is_exact_for_any_step(method, m, c, k, gradient, sign):
+    if sign < 0 and k > 1:
+        k = -1.0  # cosh
+    free = so.Newton(lambda t, x: 0 * x, m, float(c), stiffness=float(k))
+    start = torch.tensor([0.7], dtype=D), torch.tensor([-0.3], dtype=D)
+    x, v = so.odeint(free, start, [0.0, 1.5, 3.0], method=method, gradient=gradient)
+    wanted = exact(m, c, k, 0.7, -0.3, 3.0)
+    # Rounding of ω t, and of the grid that reverses.
+    torch.testing.assert_close(x[-1, 0], wanted[0], rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(v[-1, 0], wanted[1], rtol=1e-10, atol=1e-10)
+
+
+def wave(n=64):
+    """u_tt = u_xx − sin u on a ring: K is singular, ω up to n/π."""
+    eye = torch.eye(n, dtype=D)
+    k = (2 * eye - eye.roll(1, 0) - eye.roll(-1, 0)) * (n / (2 * math.pi)) ** 2
+    s = torch.arange(n, dtype=D) * 2 * math.pi / n
+    return so.Newton(lambda t, x: -x.sin(), stiffness=k), (s.cos(), None)
+
+
+@pytest.mark.parametrize("method, order", [("verlet", 2), ("blanes_moan4", 4)])
+def test_a_stiff_wave_has_the_order_of_the_method(method, order):
+    system, start = wave()
+    errors = []
+    fine, _ = so.odeint(system, start, [0.0, 4.0], method="blanes_moan6", step_size=0.1)
+    for h in (0.5, 0.25):  # h ω is 10 and 5: beyond what the methods stand without K
+        x, _ = so.odeint(system, start, [0.0, 4.0], method=method, step_size=h)
+        errors.append((x[-1] - fine[-1]).abs().max().item())
+    assert abs(math.log2(errors[0] / errors[1]) - order) < 0.8
+
+
+def test_other_methods_take_it_as_a_force():
+    system, start = wave(8)
+    x, _ = so.odeint(system, start, [0.0, 1.0], method="blanes_moan6", step_size=0.05)
+    y, _ = so.odeint(system, start, [0.0, 1.0], method="dopri5", rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(x, y, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "reversible"])
+@pytest.mark.parametrize("damping", [0.0, 0.3])
+def test_a_learned_stiffness_has_the_right_gradient(gradient, damping):
+    k = torch.tensor([0.0, 30.0, 30.0], dtype=D, requires_grad=True)
+    start = noise(2, 3).to(D), noise(2, 3).to(D)
+
+    def end(k, route):
+        system = so.Newton(lambda t, x: -(x**3), damping=damping, stiffness=k)
+        x, v = so.odeint(system, start, [0.0, 1.0], step_size=0.5, gradient=route)
+        return (x[-1] ** 2 + v[-1]).sum()
+
+    assert torch.autograd.gradcheck(lambda k: end(k, "backprop"), k)
+    one, two = (torch.autograd.grad(end(k, r), k)[0] for r in ("backprop", gradient))
+    torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8)
+
+
+def test_other_modes_are_refused():
+    k, c = torch.tensor([[2.0, 1], [1, 2]]), torch.diag(torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match="`stiffness` has other modes"):
+        so.Newton(lambda t, x: -x, damping=c, stiffness=k)
+    with pytest.raises(ValueError, match="`stiffness` must be finite"):
+        so.Newton(lambda t, x: -x, stiffness=torch.tensor(math.nan))
+    wide = so.Newton(lambda t, x: -x, stiffness=torch.ones(3))
+    with pytest.raises(ValueError, match="`stiffness`"):
+        so.odeint(wide, (torch.ones(2, 1), None), [0.0, 1.0])
+
+
+def test_a_forcing_and_the_states_between_see_the_same_equation():
+    stiff = so.Newton(lambda t, x, u: u - 0 * x, stiffness=900.0)
+    start = torch.ones(1, dtype=D), None
+    kwargs = {"forcing": lambda t: 0.0 * t, "step_size": 0.01}
+    solution = so.odeint(stiff, start, [0.0, 3.0], **kwargs)
+    x, _ = solution(torch.tensor([1.234], dtype=D))
+    assert abs(x.item() - math.cos(30 * 1.234)) < 1e-5  # (ω h)⁶ of the interpolant
+    assert solution.stats.evaluations == 301  # springs are not counted
