@@ -15,7 +15,16 @@ from . import data, plan, plot
 from .check_gradient import check_gradient
 from .events import odeint_event
 from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
-from .methods import ADAPTIVE, COUPLED, METHODS, SOLVERS, Adaptive, Coupled, Splitting
+from .methods import (
+    ADAPTIVE,
+    COUPLED,
+    METHODS,
+    SOLVERS,
+    Adaptive,
+    Coupled,
+    Event,
+    Splitting,
+)
 from .models import (
     MomentumFlow,
     MomentumNet,
@@ -78,6 +87,7 @@ __all__ = [
     "reversible",
     # the verb and what it returns
     "DenseOutput",
+    "Event",
     "Solution",
     "Stats",
     "odeint",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import Method, check_fit, find_method
+from .methods.drive import check_events, march
 from .monitor import Monitor
 from .solution import Solution
 from .systems import System, check_problem
@@ -31,6 +32,11 @@ def odeint(
     max_step: float | None = None,
     max_steps: int | None = None,
     norm: Any = None,
+    event_fn: Any = None,
+    on_event: Any = None,
+    max_events: int | None = None,
+    per_sample: bool = False,
+    throw: bool = True,
     args: Sequence[Any] = (),
     forcing: Any = None,
     breakpoints: Tensor | Sequence[float] | None = None,
@@ -72,6 +78,23 @@ def odeint(
     norm : {"rms", "max"} or callable, optional
         How the errors of all entries, in units of their tolerances, make one number
         that must stay below 1; a function gets them as one tensor ``(m,)``.
+    event_fn : callable, Event, or list of these, optional
+        ``event_fn(t, x, v) -> g``: the solve ends where a g changes sign, and the state
+        there is the last one; where none does, it ends with ``t``.  ``so.Event`` adds a
+        direction and events that are recorded only, as SciPy's attributes
+        ``direction`` and ``terminal`` do.  All are in ``solution.events``.
+    on_event : callable, or list with one (or None) for each event, optional
+        ``on_event(t, x, v) -> (x, v)``: the solve goes on from there instead.
+    max_events : int, optional
+        End the solve at so many events.
+    per_sample : bool, default False
+        Each sample along the first axis of ``x0`` has events of its own, and with an
+        adaptive method steps of its own.  Fields and event functions then get a time
+        for each sample: ``(batch, 1, ...)`` and ``(batch,)``.
+    throw : bool, default True
+        Whether a sample whose step underflows, or whose events pile up, ends the solve
+        with an error; else its states are NaN from there on, and ``solution.status``
+        says why.
     args : tuple
         Further arguments of the field, ``field(t, x, *args)``; tensors among them
         receive gradients.
@@ -118,5 +141,18 @@ def odeint(
         "first_step": first_step, "max_step": max_step, "max_steps": max_steps,
         "norm": norm,
     }  # fmt: skip
-    options = check_fit(how, route, problem, step_size, rtol, atol, **control)
+    marching = event_fn is not None or per_sample
+    options = check_fit(
+        how, route, problem, step_size, rtol, atol, marching=marching, **control
+    )
+    if marching:
+        watched = check_events(how, problem, event_fn, on_event, max_events, per_sample)
+        return march(
+            how, problem, route, options, watched, per_sample, max_events, throw
+        )
+    if on_event is not None or max_events is not None or not throw:
+        raise ValueError(
+            "`on_event` and `max_events` need an `event_fn`, `throw=False` needs that "
+            "or `per_sample=True`"
+        )
     return how.solve(problem, route, options)

@@ -159,7 +159,12 @@ class Solution(Pair):
         Positions and velocities, ``(n, *x0.shape)``; ``x[0]`` is ``x0``.
     stats : Stats
     event : int, Tensor or None
-        Which event ended it, for ``odeint_event``.
+        Which event ended it.
+    events : optional
+        All events of a solve with ``event_fn``: ``.t``, ``.index``, ``.x``, ``.v``.
+    status : str or list of str
+        ``"done"``, ``"event"``, or why a sample got no further: ``"failed"``,
+        ``"max_steps"``, ``"stuck"``.  With ``per_sample`` one for each.
 
     Examples
     --------
@@ -179,9 +184,12 @@ class Solution(Pair):
         stats: Stats,
         dense: DenseOutput | None = None,
         event: Any = None,
+        events: Any = None,
+        status: Any = "done",
     ) -> None:
         self.t, self.x, self.v, self.stats = t, x, v, stats
         self.dense, self.event = dense, event
+        self.events, self.status = events, status
 
     def __repr__(self) -> str:
         """Show times, shape and cost."""

@@ -21,6 +21,7 @@ from ..gradients import GRADIENTS, Gradient
 from ..systems import Problem, System
 from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
 from .coupled import COUPLED_METHODS, Coupled
+from .event_functions import Event
 from .external import External, externals
 from .first_order_form import CALLBACKS, callbacks
 from .method import Method, Options
@@ -42,6 +43,7 @@ __all__ = [
     "Adaptive",
     "Coupled",
     "Embedded",
+    "Event",
     "External",
     "Method",
     "Nystrom",
@@ -75,6 +77,7 @@ def check_fit(
     step_size: Any = None,
     rtol: Any = None,
     atol: Any = None,
+    marching: bool = False,
     **control: Any,
 ) -> Options:
     """Return the options, or raise where a method does not fit what it is asked."""
@@ -88,7 +91,7 @@ def check_fit(
     check_system(method, problem.system)
     problem.system.check_numbers()
     check_route(method, gradient, problem)
-    if problem.t.ndim == 2 and not method.per_sample_times:
+    if problem.t.ndim == 2 and not (method.per_sample_times or marching):
         raise ValueError(
             f"`t` holds per-sample grids {tuple(problem.t.shape)}, but {method.name!r} "
             "takes the same steps for all samples; use a 1-D `t`, or a fixed-step "

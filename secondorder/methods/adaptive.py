@@ -243,10 +243,11 @@ class Embedded(Adaptive):
         def step(t: Tensor, h: Any, state: Any) -> Any:
             x, v, g = state
             p, found = momentum.of_velocity(v), []
-            times = time_of(t + h * nodes, like).unbind()
-            numbers = Numbers(self.table, h * a, mass, damping, like)
+            t, h = each_sample(t, like), each_sample(h, like)
+            times = time_of(t + h * spread(nodes, h), like).unbind()
+            numbers = Numbers(self.table, h * spread(a, h), mass, damping, like)
             flows = FLOWS["A"].moves(numbers, 1.0)
-            push = per_interval(h * b, like)
+            push = per_interval(h * spread(b, h), like)
             for i, time in enumerate(times):
                 for move in flows[i - 1] if i > 0 else ():
                     x, p = apply_flight(move, x, p)
@@ -255,7 +256,8 @@ class Embedded(Adaptive):
                 p = p + push[i] * g
                 found.append(g.detach())
             with torch.no_grad():
-                error = difference(h * d, h * (1 - nodes), mass, damping, found)
+                kicks, rest = h * spread(d, h), h * spread(1 - nodes, h)
+                error = difference(kicks, rest, mass, damping, found)
             return (x, momentum.velocity(p), g), error
 
         return step
@@ -290,7 +292,10 @@ def difference(
     """
     forces = torch.stack(list(found))
     column = (-1, *[1] * (forces.ndim - 1))
-    kicks, rest = (w.to(forces).reshape(column) for w in (kicks, rest))
+    kicks, rest = (
+        w.to(forces).reshape(column) if w.ndim == 1 else w.to(forces)
+        for w in (kicks, rest)
+    )
     z = rest * (damping / mass)
     weights = kicks * rest / mass * phi(z), kicks * torch.exp(-z) / mass
     return tuple((w.to(forces) * forces).sum(0) for w in weights)
@@ -358,6 +363,18 @@ def time_of(t: Tensor, like: Tensor) -> Tensor:
     """Times that a field is called with: no coarser than float32, as in a plan."""
     kind = torch.promote_types(like.dtype, torch.float32)
     return t.to(like.device, kind)
+
+
+def each_sample(numbers: Tensor, like: Tensor) -> Tensor:
+    """Numbers ``()``, or one for each sample ``(batch,)`` as a column of the state."""
+    if not numbers.ndim:
+        return numbers
+    return numbers.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def spread(numbers: Tensor, h: Tensor) -> Tensor:
+    """The numbers of a table ``(k,)``, to be multiplied by steps ``()`` or columns."""
+    return numbers.to(h.device).reshape(-1, *[1] * h.ndim) if h.ndim else numbers
 
 
 def wants(numbers: Sequence[Any]) -> bool:

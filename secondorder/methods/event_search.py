@@ -159,7 +159,7 @@ def not_found(search: Search, found: Tensor) -> str:
     )
 
 
-def first_sign(search: Search, state: State, t0: Tensor) -> tuple[Tensor, Tensor]:
+def first_sign(search: Any, state: State, t0: Tensor) -> tuple[Tensor, Tensor]:
     """The signs to be left, and which functions leave them at once.
 
     A zero at the start does not count: its sign is that of the first instant.
@@ -172,7 +172,7 @@ def first_sign(search: Search, state: State, t0: Tensor) -> tuple[Tensor, Tensor
 
 
 def is_rounded_zero(
-    search: Search, state: State, t0: Tensor, now: Tensor, ahead: Tensor
+    search: Any, state: State, t0: Tensor, now: Tensor, ahead: Tensor
 ) -> Tensor:
     """Whether event functions are zero at the start but for rounding.
 
@@ -202,7 +202,7 @@ def is_rounded_zero(
     return near | (now.abs() <= NEAR * torch.stack(noise, -1))
 
 
-def probe(search: Search, state: State) -> float:
+def probe(search: Any, state: State) -> float:
     """A time in which a state moves by more than its rounding, but hardly at all."""
     return search.h * torch.finfo(state[0].dtype).eps ** 0.5
 
@@ -254,11 +254,30 @@ def locate(
     if search.wait < search.steps * abs(search.h):
         cut = search.strides(count + 1) - search.h * count
         upper = torch.where((search.h * (count + 1)).abs() > search.wait, cut, upper)
+    return root_in_step(
+        search, state, start, upper, count == 0, found.fired, found.sign, found.soon
+    )
+
+
+def root_in_step(
+    search: Any,
+    state: State,
+    start: Tensor,
+    upper: Tensor,
+    first: Tensor,
+    fired: Tensor,
+    sign: Tensor,
+    soon: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """How far into a step of length ``upper`` the first event is, and which one.
+
+    ``first`` says where the step is the first one after a start.
+    """
     # In the very first step the zero at its start, if any, stays outside.
-    lower = torch.where(count == 0, probe(search, state), 0.0).to(start)
+    lower = torch.where(first, probe(search, state), 0.0).to(start)
     low = search.after(state, start, lower)
     lowers = lower.unsqueeze(-1).expand(low.shape)
-    at_once = (count == 0).unsqueeze(-1) & found.soon
+    at_once = first.unsqueeze(-1) & soon
     if bool(at_once.any()):
         start_g = search.after(state, start, torch.zeros_like(start))
         low = torch.where(at_once, start_g, low)
@@ -268,29 +287,29 @@ def locate(
     tolerance = 2 * eps * abs(search.h) + 2 * torch.finfo(start.dtype).eps * start.abs()
     lengths = []
     for k in range(low.shape[-1]):
-        fired, sign, lower = found.fired[..., k], found.sign[..., k], lowers[..., k]
-        if not bool(fired.any()):
+        hit, left, lower = fired[..., k], sign[..., k], lowers[..., k]
+        if not bool(hit.any()):
             lengths.append(torch.full_like(start, torch.inf))
             continue
         a, b = low[..., k], high[..., k]
         # Rounding may have moved a change of sign just across an end of the step.
-        inside = (a.sign() == sign) & (b.sign() != sign)
-        late = fired & (a.sign() == sign) & ~inside
+        inside = (a.sign() == left) & (b.sign() != left)
+        late = hit & (a.sign() == left) & ~inside
         # Without a change of sign there is nothing to find: an empty bracket.
-        top = torch.where(fired & inside, upper, lower)
+        top = torch.where(hit & inside, upper, lower)
 
         def value(length: Tensor, k: int = k) -> Tensor:
             return search.after(state, start, length)[..., k]
 
-        root = first_change(value, sign, lower, top, a, b, tolerance)
+        root = first_change(value, left, lower, top, a, b, tolerance)
         root = torch.where(late, upper, root)
-        lengths.append(torch.where(fired, root.abs(), torch.inf))
+        lengths.append(torch.where(hit, root.abs(), torch.inf))
     length, index = torch.stack(lengths, -1).min(-1)
     return length.copysign(upper), index
 
 
 def event_rate(
-    search: Search, state: State, start: Tensor, event_t: Tensor, index: Tensor
+    search: Any, state: State, start: Tensor, event_t: Tensor, index: Tensor
 ) -> Tensor | None:
     """dg/dt along the flow of the last step; None for a g that knows no derivative."""
     with torch.enable_grad():

@@ -30,7 +30,7 @@ from ..gradients.checkpoint import in_segments
 from ..monitor import MonitoredField
 from ..plan.flows import per_interval
 from ..systems.equations import System, as_double
-from .adaptive import Adaptive, Pull, time_of
+from .adaptive import Adaptive, Pull, each_sample, spread, time_of
 from .nystrom_tables import DP6, DP8, DP12, Tableau
 from .step_size import Path, interval
 
@@ -168,17 +168,18 @@ def nystrom_step(
     check = torch.tensor(table.check, dtype=torch.float64, device="cpu").to(like)
 
     def growth(h: Tensor) -> Sequence[Any]:
-        passed = h * nodes
-        if isinstance(mu, torch.Tensor):
+        passed = h * spread(nodes, h)
+        if isinstance(mu, torch.Tensor) and not h.ndim:
             passed = passed.reshape(-1, *[1] * mu.ndim).to(mu.device)
         return per_interval(torch.exp(mu * passed), like)
 
     def step(t: Tensor, h: Any, state: Any) -> Any:
         x, v, g = state
-        times = time_of(t + h * nodes, like).unbind()
+        t, h = each_sample(t, like), each_sample(h, like)
+        times = time_of(t + h * spread(nodes, h), like).unbind()
         grow: Any = growth(h) if damped else None
         slope = v + own * x if damped else v
-        h = h.to(like) if h.requires_grad else h.item()
+        h = h.to(like) if h.requires_grad or h.ndim else h.item()
         forces: list[Tensor] = []
         for i, time in enumerate(times):
             y = x

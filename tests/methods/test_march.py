@@ -1,0 +1,372 @@
+"""Events in a solve with every method, and steps of each sample's own."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import secondorder as so
+
+D = torch.float64
+ROUTES = ("backprop", "checkpoint", "reversible")
+METHODS = ["verlet", "blanes_moan4", *so.ADAPTIVE]
+THREE = ("verlet", "adaptive", "rkn8")
+
+
+def tensor(*values):
+    return torch.tensor(values, dtype=D)
+
+
+def steps(method, size=0.1, tol=1e-9):
+    """How a method is to choose its steps."""
+    if method in so.METHODS:
+        return {"method": method, "step_size": size}
+    return {"method": method, "rtol": tol, "atol": tol}
+
+
+def falling():
+    """Free fall at g = 1, which every method solves exactly."""
+    return so.Newton(lambda t, x: -torch.ones_like(x))
+
+
+def floor(t, x, v):
+    return x[..., 0]
+
+
+def impacts(height, restitution, times):
+    """√(2h) (1 + 2 r + 2 r² + …)."""
+    powers = restitution ** torch.arange(1.0, times, dtype=D)
+    return (2 * height) ** 0.5 * torch.cat([tensor(1.0), 1 + 2 * powers.cumsum(0)])
+
+
+def bounce(method, height=None, restitution=0.8, most=12, end=20.0, **how):
+    height = tensor(1.0) if height is None else height
+    return so.odeint(
+        falling(), (height, None), tensor(0.0, 1.0, 2.0, end), event_fn=floor,
+        on_event=lambda t, x, v: (x, -restitution * v), max_events=most,
+        **steps(method) | how,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_twelfth_impact_of_a_bouncing_ball_in_one_call(method):
+    sol = bounce(method)
+    torch.testing.assert_close(sol.events.t, impacts(1.0, 0.8, 12), rtol=0, atol=1e-12)
+    assert sol.status == "event" and sol.event == 0
+    assert sol.events.index.tolist() == [0] * 12
+    assert sol.t.tolist() == [0.0, 1.0, 2.0, sol.events.t[-1].item()]
+    assert sol.x[1].item() == pytest.approx(0.5, abs=1e-13)
+    assert abs(sol.x[-1].item()) < 1e-13
+    # Dense output jumps at an impact: the speed there is the one after it.
+    first = math.sqrt(2.0)
+    x, v = sol(tensor(1.2, first + 0.3))
+    assert x[0].item() == pytest.approx(1 - 0.72, abs=1e-12)
+    assert x[1].item() == pytest.approx(0.8 * first * 0.3 - 0.045, abs=1e-12)
+    assert v[1].item() == pytest.approx(0.8 * first - 0.3, abs=1e-12)
+    again = pickle.loads(pickle.dumps(sol.events))
+    assert torch.equal(again.t, sol.events.t)
+
+
+@pytest.mark.parametrize("method", THREE)
+def test_the_restitution_is_found_from_the_times_of_impacts(method):
+    seen = impacts(1.0, 0.7, 5)
+    r = tensor(0.5).requires_grad_()
+    for _ in range(12):  # Gauss–Newton
+        found = bounce(method, restitution=r, most=5).events.t
+        slopes = torch.stack(
+            [torch.autograd.grad(t, r, retain_graph=True)[0] for t in found]
+        )
+        with torch.no_grad():
+            r -= (slopes[:, 0] @ (found - seen)) / slopes.square().sum()
+    assert r.item() == pytest.approx(0.7, abs=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_pass_through_bounces_by_every_route(method):
+    kind = so.METHODS.get(method) or so.ADAPTIVE[method]
+    for route in ROUTES:
+        if route not in kind.gradients:
+            continue
+        h, r = tensor(1.0).requires_grad_(), tensor(0.8).requires_grad_()
+        sol = bounce(method, h, r, 4, gradient=route)
+        found = torch.autograd.grad(sol.events.t[-1] + sol.v[-1].sum(), [h, r])
+        # The fourth impact has the speed r³ √(2h).
+        exact = impacts(h, r, 4)[-1] - r[0] ** 3 * (2 * h[0]) ** 0.5
+        wanted = torch.autograd.grad(exact, [h, r])
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=0)
+
+
+class Force(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stiffness = nn.Parameter(tensor(1.3)[0])
+
+    def forward(self, t, x):
+        return -self.stiffness * torch.sin(x) + 0.3 * torch.cos(t)
+
+
+@pytest.mark.parametrize("gradient", ROUTES)
+@pytest.mark.parametrize("method", ["blanes_moan4", "adaptive", "rkn8"])
+@pytest.mark.parametrize("each", [False, True])
+def test_gradients_are_those_of_finite_differences(method, gradient, each):
+    if method == "rkn8" and gradient == "reversible":
+        return
+    field, level = Force(), tensor(0.2).requires_grad_()
+    x = torch.tensor([[1.0], [0.7]], dtype=D, requires_grad=True)
+    v = torch.tensor([[0.1], [-0.3]], dtype=D, requires_grad=True)
+    t = tensor(0.2, 1.87, 6.03).requires_grad_()
+    wanted = [x, v, t, level, field.stiffness]
+
+    def wall(t, x, v):
+        return (x[:, 0] if each else x[0, 0]) - level[0] * torch.cos(t) + 0.1 * v[0, 0]
+
+    def loss(route):
+        sol = so.odeint(
+            so.SecondOrder(field, 0.8), (x, v), t, event_fn=wall, max_events=2,
+            on_event=lambda t, x, v: (x + 0.01 * t.reshape(-1, 1), -0.9 * v),
+            per_sample=each, gradient=route, **steps(method, tol=1e-11),
+        )  # fmt: skip
+        weights = torch.tensor([1.0, 2.0], dtype=D)[:, None]
+        return (weights * sol.x).square().sum() + sol.v[-1].sum() + sol.events.t.sum()
+
+    exact = torch.cat(
+        [g.reshape(-1) for g in torch.autograd.grad(loss(gradient), wanted)]
+    )
+    found, delta = [], 1e-5
+    with torch.no_grad():
+        for value in wanted:
+            flat = value.view(-1)
+            for i in range(len(flat)):
+                now, ends = flat[i].item(), []
+                for sign in (1, -1):
+                    flat[i] = now + sign * delta
+                    ends.append(loss("backprop").item())
+                flat[i] = now
+                found.append((ends[0] - ends[1]) / (2 * delta))
+    # δ² times third derivatives; an adaptive loss is smooth to its tolerance over δ.
+    torch.testing.assert_close(exact, tensor(*found), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", THREE)
+def test_each_sample_bounces_for_itself(method):
+    h = torch.tensor([[0.1], [1.0], [3.0], [30.0]], dtype=D, requires_grad=True)
+    sol = bounce(method, h, most=None, end=3.0, per_sample=True)
+    assert sol.status == ["done"] * 4
+    assert sol.x.shape == (4, 4, 1)
+    for k in range(4):
+        one = impacts(h[k, 0].detach(), 0.8, 20)
+        one = one[one < 3.0]
+        found = sol.events.t[:, k].detach()
+        torch.testing.assert_close(found[~found.isnan()], one, rtol=1e-12, atol=0)
+        alone = bounce(method, h[k].detach(), most=None, end=3.0)
+        torch.testing.assert_close(sol.x[:, k].detach(), alone.x, rtol=0, atol=1e-11)
+    (slopes,) = torch.autograd.grad(sol.events.t[0].nan_to_num().sum(), h)
+    exact = (0.5 / h.detach()).sqrt()
+    exact[3] = 0.0  # has not fallen yet
+    torch.testing.assert_close(slopes, exact, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("method", THREE)
+def test_samples_end_at_events_of_their_own(method):
+    h = torch.tensor([[0.5], [2.0], [30.0]], dtype=D)
+    sol = so.odeint(
+        falling(), (h, None), tensor(0.0, 0.5, 1.5, 3.0), event_fn=floor,
+        per_sample=True, **steps(method),
+    )  # fmt: skip
+    assert sol.status == ["event", "event", "done"]
+    assert sol.event.tolist() == [0, 0, -1]
+    exact = torch.tensor(
+        [[0.0, 0.5, 1, 1], [0, 0.5, 1.5, 2], [0, 0.5, 1.5, 3]], dtype=D
+    )
+    torch.testing.assert_close(sol.t, exact, rtol=1e-12, atol=0)
+    torch.testing.assert_close(sol.v[..., 0].mT, -exact, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("method", THREE)
+def test_directions_records_and_several_events(method):
+    spring = so.Newton(lambda t, x: -x)
+    start = tensor(0.0), tensor(1.0)  # x = sin t
+
+    def solve(events, **more):
+        return so.odeint(
+            spring,
+            start,
+            tensor(0.0, 10.0),
+            event_fn=events,
+            **steps(method, 0.05),
+            **more,
+        )
+
+    top = so.Event(lambda t, x, v: v[0], direction=-1, terminal=False)
+    sol = solve([top, lambda t, x, v: t - 9.0])
+    within = 1e-3 if method == "verlet" else 1e-6
+    expected = [(math.pi / 2, 0), (math.pi * 2.5, 0), (9.0, 1)]
+    assert sol.events.index.tolist() == [k for _, k in expected]
+    assert sol.events.t.tolist() == pytest.approx([t for t, _ in expected], abs=within)
+    assert sol.event == 1 and sol.t[-1].item() == pytest.approx(9.0)
+
+    def down(t, x, v):  # as SciPy marks them
+        return x[0]
+
+    down.direction, down.terminal = -1, True
+    assert solve(down).t[-1].item() == pytest.approx(math.pi, abs=within)
+    down.direction = 1
+    assert solve(down).t[-1].item() == pytest.approx(2 * math.pi, abs=within)
+    # Nothing happens: the state at the end, and a status.
+    sol = solve(lambda t, x, v: x[0] - 3.0)
+    assert sol.status == "done" and sol.event is None and len(sol.events.t) == 0
+    assert sol.x[-1].item() == pytest.approx(math.sin(10.0), abs=10 * within)
+    sol = solve([down, lambda t, x, v: v[0]], on_event=[None, lambda t, x, v: (x, v)])
+    assert sol.events.index.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize("method", THREE)
+@pytest.mark.parametrize("r", [0.8, 0.5, 1e-3, 0.0])
+def test_a_ball_at_rest_neither_hangs_nor_falls_through(method, r):
+    with pytest.raises(RuntimeError, match="`max_events`"):
+        bounce(method, restitution=r, most=None)
+    sol = bounce(method, restitution=r, most=None, throw=False)
+    assert sol.status == "stuck"
+    ends = math.sqrt(2) * (1 + 2 * r / (1 - r))
+    assert sol.events.t[-1].item() == pytest.approx(ends, abs=1e-6)
+    assert sol.x[-1].isnan().all() and not sol.x[0].isnan().any()
+
+
+def test_time_runs_backwards_and_velocities_may_be_what_happens():
+    for method in THREE:
+        sol = so.odeint(
+            so.Newton(lambda t, x: -x), (tensor(0.0), tensor(1.0)), tensor(0.0, -9.0),
+            event_fn=lambda t, x, v: v[0], **steps(method, 0.01),
+        )  # fmt: skip
+        assert sol.t[-1].item() == pytest.approx(-math.pi / 2, abs=1e-4)
+
+
+# -- Steps of each sample -------------------------------------------------------------
+
+
+def mixed(omega, per_sample, method="rkn8", tol=1e-6, times=(0.0, 1.0, 2.0), **how):
+    w = omega.reshape(-1, 1)
+    x = torch.ones_like(w)
+    return so.odeint(
+        so.Newton(lambda t, x, w: -w * w * x), (x, None), tensor(*times), method=method,
+        rtol=tol, atol=tol, per_sample=per_sample, args=(w,), **how,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", so.ADAPTIVE)
+def test_a_fast_sample_is_as_exact_among_slow_ones_as_alone(method):
+    omega = torch.cat([tensor(30.0), torch.linspace(0.5, 1.5, 255, dtype=D)])
+    with torch.no_grad():
+        own, joint = mixed(omega, True, method), mixed(omega, False, method)
+        alone = mixed(omega[:1], False, method)
+    exact = torch.cos(30.0 * tensor(0.0, 1.0, 2.0))
+    errors = [(s.x[:, 0, 0] - exact).abs().max().item() for s in (own, joint, alone)]
+    assert errors[0] < 2 * errors[2] and errors[0] < errors[1] / 5
+    assert own.stats.accepted[0] > 4 * own.stats.accepted[1:].max()
+    times = own.stats.times
+    assert times.shape == (256, own.stats.accepted.max() + 1)
+    assert times[:, 0].max() == 0 and times[:, -1].min() == 2.0
+    at = tensor(0.3, 1.7)
+    x, v = own(at)
+    exact = torch.cos(omega[:, None] * at).mT
+    assert (x[..., 0] - exact).abs().max() < 2e-3
+
+
+@pytest.mark.parametrize("method", so.ADAPTIVE)
+def test_samples_with_steps_of_their_own_have_the_gradients_of_samples_alone(method):
+    omega = tensor(1.0, 5.0, 0.3).requires_grad_()
+    kind = so.ADAPTIVE[method].gradients
+    found = []
+    for route in (r for r in ROUTES if r in kind):
+        sol = mixed(omega, True, method, 1e-9, gradient=route)
+        found.append(torch.autograd.grad(sol.x[-1].sum(), omega)[0])
+        # cos(2ω)' is −2 sin(2ω)
+        torch.testing.assert_close(
+            found[-1], -2 * torch.sin(2 * omega.detach()), rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(found[-1], found[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", so.ADAPTIVE)
+def test_one_sample_that_fails_does_not_end_the_batch(method):
+    omega, x = tensor(1.0, 2.0, 3.0), torch.ones(3, 1, dtype=D)
+    x[1] = math.nan
+    weight = tensor(1.0).requires_grad_()
+
+    def solve(field, x, v=None, **how):
+        return so.odeint(
+            so.Newton(field), (x, v), tensor(0.0, 0.5, 2.0), method=method,
+            per_sample=True, **how,
+        )  # fmt: skip
+
+    spring = lambda t, x: -weight * omega[:, None] ** 2 * x  # noqa: E731
+    with pytest.raises(RuntimeError, match=r"1 samples \(the first are \[1\]\)"):
+        solve(spring, x)
+    sol = solve(spring, x, throw=False)
+    assert sol.status == ["done", "failed", "done"]
+    assert sol.x[:, 1].isnan().all()
+    good = sol.x[-1, [0, 2], 0]
+    torch.testing.assert_close(good, torch.cos(2 * omega[[0, 2]]), rtol=0, atol=1e-5)
+    (slope,) = torch.autograd.grad(good.sum(), weight)
+    exact = -(omega[[0, 2]] * torch.sin(2 * omega[[0, 2]])).sum()
+    assert slope.item() == pytest.approx(exact.item(), abs=1e-4)
+    # x = 1/(1 − t) ends at t = 1, the other one before 3.
+    start = tensor(1.0, 0.25).reshape(2, 1)
+    sol = solve(lambda t, x: 2 * x**3, start, start**2, throw=False)
+    assert sol.status == ["failed", "done"]
+    assert sol.x[1, 0].item() == pytest.approx(2.0, rel=1e-4)
+    assert sol.x[2].isnan().flatten().tolist() == [True, False]
+    sol = mixed(omega, True, method, max_steps=20, throw=False, times=(0.0, 20.0))
+    assert "max_steps" in sol.status
+
+
+def test_samples_may_have_times_of_their_own():
+    t = torch.tensor([[0.0, 1.0, 2.0], [1.0, 4.0, 5.0]], dtype=D)
+    x = torch.ones(2, 1, dtype=D)
+    sol = so.odeint(
+        so.Newton(lambda t, x: -x), (x, None), t, method="rkn8", per_sample=True
+    )
+    torch.testing.assert_close(
+        sol.x[..., 0].mT, torch.cos(t - t[:, :1]), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (1, 2), (3,), (2, 1, 2)])
+def test_batches_of_any_shape(shape):
+    x = torch.full(shape, 0.5, dtype=D, requires_grad=True)
+    for method in so.ADAPTIVE:
+        sol = so.odeint(
+            so.SecondOrder(lambda t, x: -torch.sin(x), 0.5), (x, None), [0.0, 1.0],
+            method=method, per_sample=True,
+        )  # fmt: skip
+        assert sol.x.shape == (2, *shape) and len(sol.status) == shape[0]
+        (slope,) = torch.autograd.grad(sol.x[-1].sum(), x)
+        assert slope.shape == shape
+
+
+BALL = {"event_fn": floor}
+WRONG = [
+    ({"event_fn": 3.0}, TypeError, "`event_fn`"),
+    ({"on_event": lambda t, x, v: (x, v)}, ValueError, "need an `event_fn`"),
+    ({"max_events": 3}, ValueError, "need an `event_fn`"),
+    ({**BALL, "max_events": 0}, ValueError, "`max_events`"),
+    (
+        {"event_fn": lambda t, x, v: x[0, 0], "on_event": lambda t, x, v: x},
+        ValueError,
+        "`on_event` must return",
+    ),
+    ({**BALL, "on_event": [None, None]}, ValueError, "one .* for each of the 1"),
+    ({**BALL, "method": "dopri5"}, ValueError, "odeint_event"),
+    ({**BALL, "breakpoints": [1.0]}, ValueError, "`breakpoints`"),
+    ({"per_sample": True, "method": "verlet"}, ValueError, "fixed"),
+    ({"event_fn": lambda t, x, v: x}, ValueError, r"shape \(\) or \(k,\)"),
+]
+
+
+@pytest.mark.parametrize(("how", "error", "text"), WRONG)
+def test_what_cannot_be_right_is_refused(how, error, text):
+    how = {"method": "rkn8"} | how
+    with pytest.raises(error, match=text):
+        so.odeint(falling(), (torch.ones(2, 2, dtype=D), None), tensor(0.0, 9.0), **how)
