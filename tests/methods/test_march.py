@@ -117,7 +117,11 @@ def test_gradients_are_those_of_finite_differences(method, each):
     wanted = [x, v, t, level, field.stiffness]
 
     def wall(t, x, v):
-        return (x[:, 0] if each else x[0, 0]) - level[0] * torch.cos(t) + 0.1 * v[0, 0]
+        return (
+            (x[:, 0] if each else x[0, 0])
+            - level[0] * torch.cos(t)
+            + 0.1 * (v[:, 0] if each else v[0, 0])
+        )
 
     def loss(route):
         sol = so.odeint(
