@@ -157,6 +157,8 @@ def piled_up(
     here = walk.event(now, ends[1])
     ahead = walk.after(ends[1], now, walk.h * torch.finfo(before[0].dtype).eps ** 0.5)
     near = pick(is_rounded_zero(walk, ends[1], now, here, ahead).int(), index).bool()
+    # So is what crosses within the instant by which signs are told.
+    near = near | (pick(here, index).abs() <= 16 * pick(ahead - here, index).abs())
     fast, slow = (event_rate(walk, end, now, now, index) for end in ends)
     if fast is None or slow is None:
         return beyond & near
@@ -187,7 +189,9 @@ class Log:
         """A state that was asked for."""
         x, v = self.outside(state)
         self.begin(t, x, v)
-        lost = self.walk.status >= FAILED
+        asked = self.walk.t[len(self.asked)].detach()
+        after = self.walk.way * (asked - self.walk.stopped.detach()) > 0
+        lost = (self.walk.status >= FAILED) & after
         if bool(lost.any()):
             x, v = (p.masked_fill(column(lost, p), torch.nan) for p in (x, v))
         self.asked.append((t, x, v))

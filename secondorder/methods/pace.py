@@ -80,7 +80,7 @@ class Pace:
         self.sign = self.soon = torch.zeros((*self.batch, 0), device=x.device)
         self.first = torch.zeros_like(self.going)
         self.ended = self.latest = torch.full_like(self.accepted, -1)
-        self.since = zero
+        self.since = self.stopped = zero
         self.control: Any = None
         if isinstance(self.how, Adaptive):
             rtol, atol = tolerances(self.options, x)
@@ -180,6 +180,7 @@ class Pace:
         """Leave samples out."""
         which = which & self.going
         self.going = self.going & ~which
+        self.stopped = torch.where(which, now, self.stopped)
         self.status = torch.where(which, why, self.status)
 
     def complain(self, now: Tensor) -> None:
