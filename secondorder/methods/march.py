@@ -121,7 +121,8 @@ class Walk(Pace):
     def h(self) -> float:
         """The shortest step that is being tried, with its sign."""
         least = self.lengths[self.lengths > 0]
-        return self.way * (least.min().item() if least.numel() else 1.0)
+        span = (self.t[-1] - self.t[0]).detach().abs().max().item()
+        return self.way * min(least.min().item() if least.numel() else 1.0, span)
 
     def event(self, t: Tensor, state: State) -> Tensor:
         """The event functions, ``(*batch, k)``."""
@@ -284,7 +285,8 @@ class Walk(Pace):
                 later = torch.where(end.detach().isfinite(), end - end.detach(), 0.0)
                 columns.append(grid[..., k] + (1 - part) * shift + part * later)
             grid = torch.stack(columns, -1)
-        fine = self.status < FAILED
+        later = self.way * (self.stopped - path.nodes[-1]) > 0
+        fine = (self.status < FAILED) | later
         if not bool(fine.all()):
             if not bool(fine.any()):
                 return path.states, grid
