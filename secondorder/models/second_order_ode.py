@@ -8,7 +8,7 @@ ICML 2021, eq. (5).
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -173,13 +173,13 @@ class SecondOrderODE(WithNumbers):
 
     def plan(self, x: Tensor) -> Plan:
         """The moves from 0 to t1 without records."""
-        if "reversible" not in self.method.gradients or not self.method.events:
+        if not isinstance(self.method, Splitting):
             raise ValueError(
-                f"`method` {self.method.name!r} cannot be reversed; choose one of "
-                f"{[*METHODS]}"
+                f"`method` {self.method.name!r} has no plan of (x, v) for `state` and "
+                f"`inverse`; choose one of {[*METHODS]}"
             )
         self.check_numbers()
-        table, t = cast(Splitting, self.method), self.times(x, 1)
+        table, t = self.method, self.times(x, 1)
         gamma = self.momentum if table.whole_relaxation else None
         return compile_map(table, self.dynamics(), t, [self.steps], x, gamma)
 

@@ -208,6 +208,8 @@ def test_models_take_it():
                 net, epsilon=0.5, steps=20, method=name, gradient=gradient
             )
             torch.testing.assert_close(model(x), exact(x), rtol=0, atol=1e-3)
+            with pytest.raises(ValueError, match="no plan of"):
+                model.state(x)
             path = model.trajectory(x)
             torch.testing.assert_close(path.x[-1], model(x), rtol=0, atol=1e-5)
 
