@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from .. import checks
 from ..checks import Number
 from ..gradients import GRADIENTS, Gradient, find_gradient
-from ..methods import METHODS, Method, Splitting, check_fit, check_system, find_method
+from ..methods import (
+    METHODS,
+    Coupled,
+    Method,
+    Splitting,
+    check_fit,
+    check_system,
+    find_method,
+)
 from ..plan import Plan, compile_map
 from ..solution import Solution
 from ..systems import Problem, SecondOrder, System, epsilon_from_gamma
@@ -149,7 +157,8 @@ class SecondOrderODE(WithNumbers):
         checks.fits(self.gamma, x, "gamma")
         adapts = getattr(self.method, "adaptive", False)
         fixed = "step_size" in self.method.options and not adapts
-        if fixed and not self.method.breakpoints:
+        own = isinstance(self.method, (Splitting, Coupled))
+        if fixed and not own:
             intervals = self.steps  # others round t1/h up, to a step more or less
         problem = Problem(
             self.dynamics(), x, v, self.times(x, intervals), args, gamma=self.momentum
