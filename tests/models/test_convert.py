@@ -408,6 +408,10 @@ def test_the_state_between_blocks_is_not_there_yet():
             blocks[1](x)
         with pytest.raises(RuntimeError, match="called on something"):
             blocks[1](blocks[0](x) + 1)
+        between = blocks[0](x)
+        blocks[1](between)
+        with pytest.raises(RuntimeError, match="called on something"):
+            blocks[1](between)  # its velocity was handed on
     with pytest.raises(TypeError, match="without a state"):
         blocks[0](torch.tensor(3))
 
