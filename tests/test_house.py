@@ -61,6 +61,11 @@ def test_imports_go_down_the_floors():
         assert not up, f"{room} has level {level[room]} and imports {up}"
 
 
+def test_no_file_is_long():
+    lengths = {p.name: len(p.read_text().splitlines()) for p in FILES}
+    assert {name: n for name, n in lengths.items() if n > 400} == {}
+
+
 def test_the_map_names_every_module_and_folder():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rows = re.search(r"^## Map\n(.*?)^## ", text, flags=re.M | re.S)[1]
