@@ -20,7 +20,7 @@ PAGES = {
     "solving": (
         "Solving",
         "One verb, what it returns, and the methods that make the steps.",
-        ["odeint", "events", "methods", "solution"],
+        ["odeint", "events", "methods", "plan", "solution"],
     ),
     "gradients": (
         "Gradients",
@@ -32,6 +32,7 @@ PAGES = {
 }
 MODULES = {
     "forcing": "Forcing",
+    "related": "Related models",
     "plan": "Plans",
     "plot": "Pictures",
     "data": "Data",
@@ -41,6 +42,8 @@ MODULES = {
 
 def home(name: str, value: Any) -> str:
     """The folder or file of the package where a top-level name is made."""
+    if inspect.ismodule(value):
+        return ""
     if isinstance(value, dict):
         return "gradients" if name == "GRADIENTS" else "methods"
     if isinstance(value, so.Gradient):
@@ -144,10 +147,12 @@ def write(app: Any = None) -> None:
         (HERE / f"{name}.rst").write_text(page(title, text, rows))
     if left:
         raise SystemExit(f"docs/pages.py has no page for {left}")
+    top = [getattr(so, n) for n in so.__all__]
     for name, title in MODULES.items():
         module = getattr(so, name)
         where = f"secondorder.{name}"
         rows = [(where, n, getattr(module, n)) for n in public(module)]
+        rows = [row for row in rows if all(row[2] is not value for value in top)]
         text = f".. automodule:: {module.__name__}\n   :no-members:"
         text += "\n\n.. py:currentmodule:: None"
         (HERE / f"{name}.rst").write_text(page(title, text, rows))
