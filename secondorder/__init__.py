@@ -14,7 +14,18 @@ from typing import Any as _Any
 from . import data, plan, plot
 from .check_gradient import check_gradient
 from .events import odeint_event
-from .gradients import GRADIENTS, Gradient, adjoint, backprop, checkpoint, reversible
+from .gradients import (
+    GRADIENTS,
+    CompileStats,
+    CompileWarning,
+    Gradient,
+    adjoint,
+    backprop,
+    checkpoint,
+    compile_stats,
+    compiled,
+    reversible,
+)
 from .methods import (
     ADAPTIVE,
     COUPLED,
@@ -84,6 +95,10 @@ __all__ = [
     "adjoint",
     "backprop",
     "checkpoint",
+    "compile_stats",
+    "compiled",
+    "CompileStats",
+    "CompileWarning",
     "reversible",
     # the verb and what it returns
     "DenseOutput",

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .gradients import GRADIENTS, Gradient, find_gradient
+from .gradients import GRADIENTS, Gradient, compiled, find_gradient
 from .methods import Method, check_fit, find_method
 from .methods.drive import check_events, march
 from .monitor import Monitor
@@ -42,6 +42,7 @@ def odeint(
     breakpoints: Tensor | Sequence[float] | None = None,
     progress: bool = False,
     check_finite: bool = False,
+    compile: bool = False,
 ) -> Solution:
     """Solve ε ẍ + ẋ = f(t, x), or m ẍ + c ẋ = f, from (x0, v0) through the times t.
 
@@ -109,6 +110,10 @@ def odeint(
     check_finite : bool, default False
         Raise FloatingPointError at the first force that is not finite, with its step
         and time.  Costs one device synchronisation per evaluation.
+    compile : bool, default False
+        Run the steps compiled (``torch.compile``), with the gradients ``"backprop"``
+        and ``"reversible"``; what cannot be compiled runs as without, after a
+        ``CompileWarning``.  ``so.compile_stats(field)`` says what it has cost.
 
     Returns
     -------
@@ -141,6 +146,7 @@ def odeint(
         "first_step": first_step, "max_step": max_step, "max_steps": max_steps,
         "norm": norm,
     }  # fmt: skip
+    route = compiled(route) if compile else route
     marching = event_fn is not None or per_sample
     options = check_fit(
         how, route, problem, step_size, rtol, atol, marching=marching, **control

@@ -10,6 +10,8 @@ from .. import checks
 from .adjoint import flag, one_tolerance, solve_adjoint, tensors, text
 from .backprop import run_plainly
 from .checkpoint import run_checkpointed
+from .compiled import compile_stats, compiled
+from .compiling import CompileStats, CompileWarning
 from .gradient import Gradient, find_gradient
 from .reversible import run_reversibly
 
@@ -38,10 +40,14 @@ GRADIENTS = {g.name: g for g in (backprop, checkpoint, reversible, adjoint)}
 
 __all__ = [
     "GRADIENTS",
+    "CompileStats",
+    "CompileWarning",
     "Gradient",
     "adjoint",
     "backprop",
     "checkpoint",
+    "compile_stats",
+    "compiled",
     "find_gradient",
     "reversible",
 ]

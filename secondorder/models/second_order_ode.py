@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..checks import Number
-from ..gradients import GRADIENTS, Gradient, find_gradient
+from ..gradients import GRADIENTS, Gradient, compiled, find_gradient
 from ..methods import (
     METHODS,
     Coupled,
@@ -54,6 +54,8 @@ class SecondOrderODE(WithNumbers):
         As in ``odeint``.
     velocity : None, Tensor, nn.Parameter or nn.Module, default None
         Initial velocity: zero, a tensor broadcastable to ``x``, or a map x ↦ v0.
+    compile : bool, default False
+        Run the steps compiled; as in ``odeint``.
 
     Raises
     ------
@@ -90,12 +92,15 @@ class SecondOrderODE(WithNumbers):
         method: str | Method = "verlet",
         gradient: str | Gradient | Callable[..., Any] = "backprop",
         velocity: Tensor | Callable[[Tensor], Tensor] | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.steps = checks.count(steps, "steps")
         register_number(self, "t1", check_horizon(t1))
         self.method = find_method(method)
         self.gradient = find_gradient(gradient, GRADIENTS)
+        if compile:
+            self.gradient = compiled(self.gradient)
         self.system = SecondOrder(field, epsilon)
         set_velocity(self, velocity)
         check_system(self.method, self.system)
