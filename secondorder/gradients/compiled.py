@@ -324,6 +324,15 @@ def compiled(gradient: Gradient) -> Gradient:
     gradient : Gradient
         ``so.backprop`` or ``so.reversible``.
 
+    Returns
+    -------
+    Gradient
+
+    Raises
+    ------
+    ValueError
+        For a gradient that runs no plan.
+
     Examples
     --------
     >>> import secondorder as so
@@ -339,5 +348,21 @@ def compiled(gradient: Gradient) -> Gradient:
 
 
 def compile_stats(field: Any) -> CompileStats:
-    """What compiling has cost for a field so far."""
+    """What compiling has cost for a field so far.
+
+    Parameters
+    ----------
+    field : callable
+
+    Returns
+    -------
+    CompileStats
+
+    Examples
+    --------
+    >>> import torch, secondorder as so
+    >>> field = so.Autonomous(torch.nn.Linear(2, 2))
+    >>> so.compile_stats(field).compilations
+    0
+    """
     return entry_of(field).stats

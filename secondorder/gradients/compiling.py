@@ -21,7 +21,18 @@ from .survey import Survey
 
 
 class CompileWarning(UserWarning):
-    """A solve with ``compile=True`` was run without compiling; says why."""
+    """A solve with ``compile=True`` was run without compiling; says why.
+
+    Parameters
+    ----------
+    message : str
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> issubclass(so.CompileWarning, UserWarning)
+    True
+    """
 
 
 @dataclass
@@ -38,6 +49,12 @@ class CompileStats:
         Chunks that ran without compiling.
     fallbacks : list of str
         Why solves were run eagerly.
+
+    Examples
+    --------
+    >>> import secondorder as so
+    >>> so.CompileStats().hits
+    0
     """
 
     compilations: int = 0
