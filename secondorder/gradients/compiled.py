@@ -183,7 +183,7 @@ class Solve:
         else:
             gx = gx if outputs[0] is None else outputs[0].contiguous()
             row = self.rows.table[-1]
-            gv = gv if outputs[1] is None else row[4] * outputs[1]
+            gv = gv if outputs[1] is None else (row[4] * outputs[1]).contiguous()
         found = [torch.zeros_like(i) for i in self.bound.learned]
         back = self.unfinished(kept)
         for rows, own, more in zip(
@@ -249,7 +249,7 @@ class CompiledSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: Solve, x: Tensor, v: Tensor, *inputs: Tensor) -> Any:
         """Run the rows."""
-        outputs, kept = solve.forward(x.detach(), v.detach())
+        outputs, kept = solve.forward(x.detach().contiguous(), v.detach().contiguous())
         ctx.solve, ctx.kept, ctx.like = solve, kept, torch.empty_like(x)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs)  # autograd sees to it that they do not change
