@@ -33,6 +33,11 @@ FAST = {
         "STEPS = (5, 10, 20, 30), 250": "STEPS = (5, 10), 2"
     },
     "07_learned_potential.ipynb": {"STEPS = 400": "STEPS = 4"},
+    "09_crossing_and_rings.ipynb": {
+        "{1: 300, 2: 200, 4: 600}": "{1: 3, 2: 3, 4: 3}",
+        "factor=16": "factor=2",
+        ", seconds=2": ", seconds=0.5",
+    },
 }
 
 
