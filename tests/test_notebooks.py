@@ -19,10 +19,13 @@ FAST = {
         "torch.linspace(0, 20, 801": "torch.linspace(0, 2, 81",
     },
     "05_convert_a_transformer.ipynb": {
-        "STEPS = 100": "STEPS = 5",
-        ", 12, 24, 48]": "]",
-        "Reader(24)": "Reader(4)",
-        "sample(128)": "sample(8)",
+        "STEPS = 100": "STEPS = 2",
+        "[3, 6, 12, 24, 48]": "[1, 2]",
+        "Reader(24)": "Reader(2)",
+        "sample(128)": "sample(2)",
+        "depth=6": "depth=2",
+        "count=16, length=64": "count=2, length=16",
+        "torch.randn(16, 64": "torch.randn(1, 64",
     },
     "06_pictures.ipynb": {
         "STEPS = 300": "STEPS = 3",
@@ -32,6 +35,7 @@ FAST = {
     "08_learning_to_optimise.ipynb": {
         "STEPS = (5, 10, 20, 30), 250": "STEPS = (5, 10), 2"
     },
+    "12_memory_and_exactness.ipynb": {", 100, 300, 1000]": "]", "(100": "(10"},
     "07_learned_potential.ipynb": {"STEPS = 400": "STEPS = 4"},
     "09_crossing_and_rings.ipynb": {
         "{1: 300, 2: 200, 4: 600}": "{1: 3, 2: 3, 4: 3}",
