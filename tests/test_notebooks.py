@@ -42,6 +42,11 @@ FAST = {
         "factor=16": "factor=2",
         ", seconds=2": ", seconds=0.5",
     },
+    "11_digits.ipynb": {
+        "STEPS, SEEDS = 400, 3": "STEPS, SEEDS = 20, 1",
+        ", 24, 48, 96]": "]",
+        'ResNet", 96)': 'ResNet", 12)',
+    },
 }
 
 
