@@ -54,34 +54,25 @@ if TYPE_CHECKING:  # what a type checker and an editor read instead of the loade
 
 # Loaded at first use: matplotlib takes longer to import than the rest of the package.
 PARTS = {
-    "trajectories": "motion",
-    "phase_portrait": "motion",
-    "plane": "motion",
-    "space": "views",
-    "portraits": "views",
-    "poincare": "sections",
-    "vector_field": "vectors",
-    "response_curve": "linear",
-    "fold": "linear",
-    "threshold_curve": "linear",
-    "spectrum": "targets",
-    "discrete_branches": "linear",
-    "representable_probability": "targets",
-    "training_curves": "targets",
-    "memory": "cost",
-    "work_precision": "cost",
-    "find_fixed_points": "rest",
-    "fixed_points": "rest",
-    "basins": "portrait",
-    "manifolds": "portrait",
-    "energy": "energies",
-    "potential": "energies",
-    "losses": "history",
-    "spread": "history",
-    "animate": "animation",
-    "interactive": "browser",
-    "decision_regions": "regions",
-    "palette": "style",
+    name: part
+    for part, names in {
+        "animation": ("animate",),
+        "browser": ("interactive",),
+        "cost": ("memory", "work_precision"),
+        "energies": ("energy", "potential"),
+        "history": ("losses", "spread"),
+        "linear": ("response_curve", "fold", "threshold_curve", "discrete_branches"),
+        "motion": ("trajectories", "phase_portrait", "plane"),
+        "portrait": ("basins", "manifolds"),
+        "regions": ("decision_regions",),
+        "rest": ("find_fixed_points", "fixed_points"),
+        "sections": ("poincare",),
+        "style": ("palette",),
+        "targets": ("spectrum", "representable_probability", "training_curves"),
+        "vectors": ("vector_field",),
+        "views": ("space", "portraits"),
+    }.items()
+    for name in names
 }
 __all__ = list(PARTS)
 

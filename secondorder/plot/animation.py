@@ -19,8 +19,8 @@ from matplotlib.typing import ColorType
 
 from .curves import smooth
 from .motion import start_colors
-from .states import Solved, System, choose, subscript
-from .style import Array, size_of
+from .states import Solved, System, choose, phase_labels, subscript
+from .style import Array, number, size_of
 from .style import axes as axes_or_new
 from .vectors import around, vector_field
 
@@ -169,8 +169,8 @@ def animate(
     >>> len(motion.times), motion.ax.get_ylabel()
     (31, 'velocity v')
     """
-    for name, value, least in (("seconds", seconds, 0), ("fps", fps, 0)):
-        if not least < value < np.inf:
+    for name, value in (("seconds", seconds), ("fps", fps)):
+        if not 0 < value < np.inf:
             raise ValueError(f"`{name}` must be positive, got {value!r}")
     if not 0 <= trail <= 1:
         raise ValueError(f"`trail` must be a fraction from 0 to 1, got {trail!r}")
@@ -190,8 +190,7 @@ def animate(
     if d == 1 or coordinate is not None:
         k = 0 if coordinate is None else choose(coordinate, d)
         places = np.stack([x[:, :, k], v[:, :, k]], axis=-1)
-        which = subscript(k) if d > 1 else ""
-        names = f"position x{which}", f"velocity v{which}"
+        names = phase_labels(k, d)
     else:
         pair = [choose(k, d, "axes") for k in axes or (0, 1)]
         places = x[:, :, pair]
@@ -248,8 +247,7 @@ def mover(
         dots.set_offsets(np.ma.masked_invalid(places[now]))
         behind = places[max(0, now - length) : now + 1]
         tails.set_segments(list(behind.transpose(1, 0, 2)) if length else [])
-        shown = f"{times[index]:.{digits}f}".replace("-", "−")
-        ax.set_title(f"{time} = {shown}")
+        ax.set_title(f"{time} = {number(times[index], digits)}")
         return dots, tails
 
     frame(0)

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .energies import solved_states
-from .states import Solved, given
+from .states import Solved, given, solved_states
 from .style import Array
 
 Indices: TypeAlias = NDArray[np.intp]

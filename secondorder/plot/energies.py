@@ -16,8 +16,16 @@ from matplotlib.typing import ColorType
 
 from .motion import paths as draw_paths
 from .motion import start_colors
-from .states import Solved, choose, given, is_solved, samples, split, subscript
-from .states import times as times_of
+from .states import (
+    Solved,
+    choose,
+    given,
+    is_solved,
+    samples,
+    solved_states,
+    split,
+    subscript,
+)
 from .style import (
     NEUTRAL,
     SEQUENTIAL,
@@ -32,7 +40,7 @@ from .style import (
     with_gaps,
 )
 from .style import axes as axes_or_new
-from .vectors import Interval, interval, resolution
+from .vectors import Interval, interval, mesh, resolution
 
 Function = Callable[..., Any]
 
@@ -195,7 +203,7 @@ def potential(
     """
     xlim, ylim = interval(xlim, "xlim"), interval(ylim, "ylim")
     points = resolution(points)
-    across, up = np.meshgrid(np.linspace(*xlim, points), np.linspace(*ylim, points))
+    across, up = mesh(xlim, ylim, points)
     grid = torch.from_numpy(np.stack([across.ravel(), up.ravel()], axis=-1))
     values = per_state(inside(energy), "energy", grid)[:, 0]
     values = with_gaps(values, "energy").reshape(across.shape)
@@ -234,24 +242,6 @@ def potential(
     names = [f"x{subscript(k)}" for k in axes]
     ax.set(xlim=xlim, ylim=ylim, xlabel=names[0], ylabel=names[1])
     return ax
-
-
-def solved_states(sol: Any) -> tuple[Array, Array, Array]:
-    """Times (n, 1 or batch), x and v (n, samples, d) of a solution, or an error."""
-    sol = given(sol)
-    x = samples(sol.x, "x", True)
-    v = samples(sol.v, "v", True, len(x))
-    if x.shape != v.shape:
-        raise ValueError(
-            f"`x` and `v` must have the same shape, got {x.shape} and {v.shape}"
-        )
-    t = times_of(sol.t, x)
-    if len(t) != len(x):
-        raise ValueError(f"`x` must have one entry per time, {len(t)}; got {x.shape}")
-    alone = t.shape[1] > 1 and x.ndim == 2  # the only axis is that of the samples
-    if alone:
-        return t, x[:, :, None], v[:, :, None]
-    return t, split(x, True), split(v, True)
 
 
 def inside(energy: Any) -> Function:

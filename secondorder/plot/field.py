@@ -6,14 +6,15 @@ coordinate is asked in float64 where it can answer in float64.
 
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
 
-from .states import System, slopes
+from .states import System, number_of, slopes
 from .style import Array
+from .vectors import Interval, mesh
 
 Rates: TypeAlias = Callable[[Array, Array], Array]  # (x, v) -> a, all (n,)
 
@@ -37,14 +38,14 @@ class Plane:
             double = False
         if not double:
             slopes(system, t, np.zeros((3, 1)), np.zeros((3, 1)))  # says what is wrong
-            self.dtype = parameters_dtype(system)
+            self.dtype = number_of(system).dtype
         self.digits = float(torch.finfo(self.dtype).eps)
 
     def ask(self, x: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The system's own answer, in ``dtype``."""
-        like: dict[str, Any] = {"dtype": self.dtype, "device": device_of(self.system)}
-        t = torch.as_tensor(self.t, **like)
-        dx, dv = self.system(t, (x.to(**like), v.to(**like)))
+        like = number_of(self.system).device, self.dtype
+        t = torch.as_tensor(self.t)
+        dx, dv = self.system(t.to(*like), (x.to(*like), v.to(*like)))
         return dx, dv
 
     def __call__(self, x: Array, v: Array) -> Array:
@@ -82,31 +83,10 @@ class Plane:
         return np.where(agree, found, rough)
 
 
-def parameters_dtype(system: System) -> torch.dtype:
-    """The dtype of the numbers of a system, or torch's default."""
-    if isinstance(system, torch.nn.Module):
-        for number in (*system.parameters(), *system.buffers()):
-            if number.is_floating_point():
-                return number.dtype
-    return torch.get_default_dtype()
-
-
-def device_of(system: System) -> torch.device:
-    """Where the numbers of a system are."""
-    if isinstance(system, torch.nn.Module):
-        for number in (*system.parameters(), *system.buffers()):
-            return number.device
-    return torch.device("cpu")
-
-
-def autonomous(
-    system: System, xlim: tuple[float, float], vlim: tuple[float, float]
-) -> Plane:
+def autonomous(system: System, xlim: Interval, vlim: Interval) -> Plane:
     """The field of a system in which nothing depends on t, or an error."""
     plane = Plane(system)
-    x, v = (
-        z.ravel() for z in np.meshgrid(np.linspace(*xlim, 9), np.linspace(*vlim, 9))
-    )
+    x, v = (z.ravel() for z in mesh(xlim, vlim, 9))
     now = plane(x, v)
     scale = np.abs(now[np.isfinite(now)]).max(initial=0.0)
     for later in (0.377, 1.0, 10.83):

@@ -27,15 +27,10 @@ from .style import (
     legend,
     line_properties,
     look,
-    number,
+    mark_height,
     pair,
     size_of,
 )
-
-# The figures of `verify` draw these through this module, too.
-from .targets import representable_probability as representable_probability
-from .targets import spectrum as spectrum
-from .targets import training_curves as training_curves
 
 
 def response_curve(
@@ -104,12 +99,7 @@ def response_curve(
         ax.axhline(threshold, color=color, lw=0.8, ls=":")
         if minimiser is not None and theta.min() <= minimiser <= theta.max():
             ax.plot(minimiser, threshold, usual["marker"], color=color)
-            # In the margin, off the curves.
-            ax.annotate(
-                f"λ = {number(threshold)}", (1, threshold), (4, 0),
-                xycoords=("axes fraction", "data"), textcoords="offset points",
-                fontsize="small", color=color, va="center", annotation_clip=False,
-            )  # fmt: skip
+            mark_height(ax, threshold, color)
     ax.axhline(0, color=NEUTRAL, lw=0.6)
     bottom = min(ax.get_ylim()[0] if index else 0, lowest - 0.35)
     ax.set(xlabel="θ", ylabel="response Ψ(θ)", ylim=(bottom, None))
@@ -303,11 +293,7 @@ def discrete_branches(
     if len(values):
         ax.axhline(values[-1], color=GOOD, lw=0.9, ls=":")
         ax.plot(points, values, "o", color="k", ms=4, label="critical points")
-        ax.annotate(
-            f"λ = {number(values[-1])}", (1, values[-1]), (4, 0),
-            xycoords=("axes fraction", "data"), textcoords="offset points",
-            color=GOOD, fontsize="small", va="center", annotation_clip=False,
-        )  # fmt: skip
+        mark_height(ax, values[-1], GOOD)
     ax.axhline(0, color=NEUTRAL, lw=0.6)
     # The outer branches grow like θ^N: keep the oscillating part in view.
     height = 1.4 * max(np.abs(values).max(initial=0), 1.0)

@@ -25,6 +25,8 @@ from .states import (
     couples,
     is_coordinates,
     is_solved,
+    phase_labels,
+    positions_and_velocities,
     samples,
     split,
     subscript,
@@ -212,12 +214,7 @@ def phase_portrait(
     own_times = False
     if is_solved(x):
         own_times, v, x = np.ndim(x.t) == 2, x.v, x.x
-    x = samples(x, "x", solved)
-    v = samples(v, "v", solved, len(x))
-    if x.shape != v.shape:
-        raise ValueError(
-            f"`x` and `v` must have the same shape, got {x.shape} and {v.shape}"
-        )
+    x, v = positions_and_velocities(x, v, solved)
     if own_times and x.ndim == 2:  # the axis of the samples is taken
         x, v = x[:, :, None], v[:, :, None]
     last = is_coordinates(x, coordinates, coordinate, solved)
@@ -239,8 +236,8 @@ def phase_portrait(
         ax = vector_field(system, around(x), around(v), ax, t=t)
     ax = axes_or_new(ax)
     paths(ax, x, v, color, label, style)
-    which = subscript(k) if d > 1 else ""
-    ax.set(xlabel=f"position x{which}", ylabel=f"velocity v{which}")
+    xlabel, ylabel = phase_labels(k, d)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     return legend(ax, loc="best")
 
 

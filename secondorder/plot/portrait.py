@@ -18,7 +18,7 @@ from .rest import LOOKS, FixedPoint, find_fixed_points, mark
 from .states import System
 from .style import BAD, GOOD, Array, key, line_properties, pale, palette, size_of
 from .style import axes as axes_or_new
-from .vectors import Interval, interval, resolution
+from .vectors import Interval, interval, mesh, resolution
 
 UNDECIDED = "0.82"
 # Whether states (x, v) with the potential u are where no path leaves a stable point.
@@ -176,12 +176,9 @@ def manifolds(
     for saddle in saddles:
         for value in sorted(z.real for z in saddle.eigenvalues):
             kind = "stable" if value < 0 else "unstable"
-            look: dict[str, Any] = {
-                "linestyle": "--" if value < 0 else "-",
-                "zorder": 2,
-            }
+            line, color = ("--", GOOD) if value < 0 else ("-", BAD)
+            look: dict[str, Any] = {"linestyle": line, "color": color, "zorder": 2}
             look["linewidth"] = size_of("lines.linewidth", 1.8)
-            look["color"] = GOOD if value < 0 else BAD
             for side in (-1, 1):
                 xs, vs = branch(plane, saddle.x, value, side, t1, middle, size)
                 name = None if kind in named else f"{kind} manifold"
@@ -198,8 +195,8 @@ def enough_steps(plane: Plane, xlim: Interval, vlim: Interval, t1: float) -> int
     A third of a radian of the fastest oscillation loses 2e-5 of its energy in a step; a
     step may be as long as the fastest damping takes, which errs by 2 % of what is lost.
     """
-    mesh = np.meshgrid(np.linspace(*xlim, 31), np.linspace(*vlim, 31))
-    stiffness, drag = np.abs(plane.slopes(*(side.ravel() for side in mesh)))
+    states = (side.ravel() for side in mesh(xlim, vlim, 31))
+    stiffness, drag = np.abs(plane.slopes(*states))
     seen = np.isfinite(stiffness) & np.isfinite(drag)
     if not seen.any():
         return 1000
@@ -237,7 +234,7 @@ def well(
     if not depth > 0:  # NaN, too
         return None
     brim = bottom + 0.999 * depth
-    x, v = np.meshgrid(np.linspace(left, right, 61), np.linspace(-1, 1, 61))
+    x, v = mesh((left, right), (-1, 1), 61)
     inside = np.interp(x, xs, heights) <= brim
     x, v = x[inside], v[inside] * (2 * depth) ** 0.5
     gain = v * (plane(x, v) - plane(x, np.zeros_like(x)))

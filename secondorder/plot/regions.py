@@ -16,10 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
-from .field import device_of, parameters_dtype
-from .states import is_solved
+from .states import is_solved, number_of
 from .style import MARKERS, Array, Numbers, array, number, pale, palette, size_of
-from .vectors import Interval, around, resolution
+from .vectors import Interval, around, mesh, resolution
 from .views import grid_of_axes
 
 Readout = Callable[..., Any]
@@ -103,8 +102,7 @@ def decision_regions(
     points = resolution(points)
 
     def follow(where: Array) -> tuple[Array, torch.Tensor]:
-        given = torch.as_tensor(where, dtype=parameters_dtype(model))
-        return path(flow, encode(given.to(device_of(model))))
+        return path(flow, encode(torch.as_tensor(where).to(number_of(model))))
 
     with torch.no_grad(), evaluating(model):
         t, states = follow(inputs)
@@ -117,7 +115,10 @@ def decision_regions(
             )
         frames = [seen[k] if among == "states" else inputs for k in range(len(chosen))]
         limits = [square(frame) for frame in frames]
-        grids = [plane_of(*both, points) for both in limits]
+        grids = [
+            np.stack([side.ravel() for side in mesh(*both, points)], axis=-1)
+            for both in limits
+        ]
         if among == "states":
             asked = [torch.as_tensor(grid).to(states) for grid in grids]
         else:
@@ -221,12 +222,6 @@ def square(frame: Array) -> tuple[Interval, Interval]:
     half = sizes.max() / 2
     (x, y) = (float(middle) for middle in np.mean(limits, axis=1))
     return (x - half, x + half), (y - half, y + half)
-
-
-def plane_of(across: Interval, up: Interval, points: int) -> Array:
-    """The points (points², 2) of a grid of a rectangle."""
-    mesh = np.meshgrid(np.linspace(*across, points), np.linspace(*up, points))
-    return np.stack([side.ravel() for side in mesh], axis=-1)
 
 
 def classify(read: Readout, states: torch.Tensor, labels: Array) -> tuple[Array, Array]:

@@ -16,9 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.typing import ColorType
 
 from .curves import Curves, smooth
-from .energies import per_state, solved_states
+from .energies import per_state
 from .motion import start_colors
-from .states import Solved, choose, subscript
+from .states import Solved, choose, phase_labels, solved_states
 from .style import Array, legend, line_properties, size_of
 from .style import axes as axes_or_new
 
@@ -130,8 +130,8 @@ def poincare(
         look |= {"markeredgewidth": 0, "rasterized": total > MANY}
         ax.plot(x, v, **{**look, **style}, label=label)
         label = None
-    which = subscript(k) if d > 1 else ""
-    ax.set(xlabel=f"position x{which}", ylabel=f"velocity v{which}")
+    xlabel, ylabel = phase_labels(k, d)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     return legend(ax, loc="best")
 
 

@@ -105,6 +105,30 @@ def times(value: Any, x: Array) -> Array:
     return t.reshape(-1, 1)
 
 
+def positions_and_velocities(x: Any, v: Any, solved: bool) -> tuple[Array, Array]:
+    """Samples over time of both, of one shape ``(n, ...)``, or an error."""
+    x = samples(x, "x", solved)
+    v = samples(v, "v", solved, len(x))
+    if x.shape != v.shape:
+        raise ValueError(
+            f"`x` and `v` must have the same shape, got {x.shape} and {v.shape}"
+        )
+    return x, v
+
+
+def solved_states(sol: Any) -> tuple[Array, Array, Array]:
+    """Times (n, 1 or batch), x and v (n, samples, d) of a solution, or an error."""
+    sol = given(sol)
+    x, v = positions_and_velocities(sol.x, sol.v, True)
+    t = times(sol.t, x)
+    if len(t) != len(x):
+        raise ValueError(f"`x` must have one entry per time, {len(t)}; got {x.shape}")
+    alone = t.shape[1] > 1 and x.ndim == 2  # the only axis is that of the samples
+    if alone:
+        return t, x[:, :, None], v[:, :, None]
+    return t, split(x, True), split(v, True)
+
+
 def is_coordinates(
     x: Array, coordinates: bool | None, coordinate: object, solved: bool
 ) -> bool | None:
@@ -163,6 +187,20 @@ def subscript(index: int) -> str:
     return str(index + 1).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
+def phase_labels(k: int, d: int) -> tuple[str, str]:
+    """What stands beside the axes of position and velocity k of d."""
+    which = subscript(k) if d > 1 else ""
+    return f"position x{which}", f"velocity v{which}"
+
+
+def number_of(model: object) -> torch.Tensor:
+    """A number with the dtype and the device of a module, or with torch's own."""
+    numbers: list[torch.Tensor] = []
+    if isinstance(model, torch.nn.Module):
+        numbers = [*model.parameters(), *model.buffers()]
+    return next((p for p in numbers if p.is_floating_point()), torch.zeros(()))
+
+
 def slopes(system: System, t: float, x: Array, v: Array) -> tuple[Array, Array]:
     """The field at states x, v, in the dtype of the system's parameters, or an error.
 
@@ -173,10 +211,7 @@ def slopes(system: System, t: float, x: Array, v: Array) -> tuple[Array, Array]:
     """
     said = "it returned"
     try:
-        numbers: list[torch.Tensor] = []
-        if isinstance(system, torch.nn.Module):
-            numbers = [*system.parameters(), *system.buffers()]
-        like = next((p for p in numbers if p.is_floating_point()), torch.zeros(()))
+        like = number_of(system)
         state = tuple(torch.as_tensor(z).to(like) for z in (x, v))
         with torch.no_grad():
             found = system(torch.as_tensor(t).to(like), state)

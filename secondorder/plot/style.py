@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import normalize_kwargs
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
+from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -172,6 +173,15 @@ def light(points: int) -> dict[str, Any]:
 def number(value: float, digits: int = 3) -> str:
     """A number for the reader: rounded, with a minus as wide as a plus."""
     return f"{value:.{digits}f}".replace("-", "−")
+
+
+def mark_height(ax: Axes, height: float, color: ColorType) -> None:
+    """Write "λ = …" in the margin beside a height, off the curves."""
+    ax.annotate(
+        f"λ = {number(height)}", (1, height), (4, 0),
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+        fontsize="small", color=color, va="center", annotation_clip=False,
+    )  # fmt: skip
 
 
 def width_of(ax: Axes) -> float:

@@ -130,11 +130,17 @@ def resolution(points: Any) -> int:
     return operator.index(points)
 
 
+def mesh(xlim: Interval, ylim: Interval, points: int) -> tuple[Array, Array]:
+    """The points of a grid of a rectangle: x and y, each (points, points)."""
+    x, y = np.meshgrid(np.linspace(*xlim, points), np.linspace(*ylim, points))
+    return x, y
+
+
 def sample_field(
     system: System, xlim: Interval, vlim: Interval, t: float, points: int
 ) -> tuple[Array, Array, Array, Array]:
     """The field on a grid of the rectangle: x, v, dx, dv, each (points, points)."""
-    x, v = np.meshgrid(np.linspace(*xlim, points), np.linspace(*vlim, points))
+    x, v = mesh(xlim, vlim, points)
     dx, dv = slopes(system, t, x.reshape(-1, 1), v.reshape(-1, 1))
     whole = np.isfinite(dx) & np.isfinite(dv)
     dx, dv = (with_gaps(np.where(whole, z, np.nan), "system") for z in (dx, dv))

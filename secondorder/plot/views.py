@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
-from .energies import solved_states
 from .motion import phase_portrait, start_colors
 from .states import (
     Solved,
@@ -18,7 +17,10 @@ from .states import (
     choose_some,
     is_coordinates,
     is_solved,
+    phase_labels,
+    positions_and_velocities,
     samples,
+    solved_states,
     split,
     subscript,
 )
@@ -26,6 +28,7 @@ from .style import (
     Array,
     Numbers,
     figure_size,
+    legend,
     light,
     line_properties,
     size_of,
@@ -116,9 +119,7 @@ def space(
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.labelpad += 0.8 * (plt.rcParams["font.size"] - 10)
     ax.set_box_aspect(None, zoom=0.85)  # else the outer label is cut off
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize="small")
-    return ax
+    return legend(ax)
 
 
 def along(axis: int | str, t: Array, x: Array, v: Array) -> Array:
@@ -139,7 +140,7 @@ def axis_name(axis: int | str, d: int, time: str) -> str:
     if axis == "t":
         return time
     if isinstance(axis, str):
-        return "velocity v" + (subscript(int(axis[1:])) if d > 1 else "")
+        return phase_labels(int(axis[1:]), d)[1]
     return f"x{subscript(axis % d)}" if d > 1 else "position x"
 
 
@@ -195,12 +196,8 @@ def portraits(
     if is_solved(x):
         _, xs, vs = solved_states(x)
     else:
-        xs, vs = samples(x, "x", False), samples(v, "v", False)
+        xs, vs = positions_and_velocities(x, v, False)
         said = is_coordinates(xs, coordinates, coordinate, False)
-        if xs.shape != vs.shape:
-            raise ValueError(
-                f"`x` and `v` must have the same shape, got {xs.shape} and {vs.shape}"
-            )
         xs, vs = (split(z, said is not False) for z in (xs, vs))
     chosen = choose_some(coordinate, xs.shape[2])
     if not 1 <= len(chosen) <= 24:
