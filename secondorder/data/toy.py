@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from torch import Generator, Tensor
 
+from .. import checks
+
 Array: TypeAlias = NDArray[np.float64]
 Law: TypeAlias = Callable[[float, Array, Array], Array]  # a(t, x, v)
 
@@ -59,7 +61,7 @@ def cubic(
     ----------
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, section 4.1.
     """
-    check_count(n, "n")
+    checks.count(n, "n")
     x = 2 * torch.rand(n, 1, generator=generator, dtype=dtype) - 1
     return x, -(x**3)
 
@@ -103,8 +105,8 @@ def nested_rings(
     >>> x.norm(dim=1) > 3
     tensor([False,  True, False,  True])
     """
-    check_count(n, "n")
-    check_count(rings, "rings")
+    checks.count(n, "n")
+    checks.count(rings, "rings")
     ring = torch.arange(n) % rings
     angle, depth = torch.rand(2, n, generator=generator, dtype=dtype)
     radius = 1.5 * (ring + 1) + 0.6 * depth
@@ -193,7 +195,7 @@ def oscillator(
         raise ValueError(
             f"`t` must hold at least two increasing times, shape (n,), got {t}"
         )
-    check_count(samples, "samples")
+    checks.count(samples, "samples")
     if not noise >= 0:
         raise ValueError(f"`noise` is a standard deviation, >= 0, got {noise!r}")
     start = 4 * torch.rand(2, samples, generator=generator, dtype=torch.float64) - 2
@@ -216,9 +218,3 @@ def reference_motion(acceleration: Law, start: Tensor, t: Tensor) -> Tensor:
     )
     states = torch.from_numpy(result.y).reshape(*start.shape, -1)
     return states.permute(0, 2, 1).unsqueeze(-1)
-
-
-def check_count(value: object, name: str) -> None:
-    """Raise unless ``value`` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer, got {value!r}")

@@ -21,10 +21,8 @@ from .. import checks
 from ..checks import Number
 from ..systems.equations import System, as_double
 from .flows import FLOWS, Numbers, Table, is_one, to_state_dtype
-from .grid import divide, next_float
-from .moves import Damp, Drift, Kick, Move, Plan, Record, Timed
-
-MANY = 1000  # kicks; before that objects are faster than columns
+from .grid import divide, into_steps
+from .moves import Damp, Drift, Kick, Move, Plan, Record, with_times
 
 
 def compile_plan(
@@ -102,14 +100,7 @@ def compile_plan(
                         plan.append(move)
                         moved = moved or isinstance(move, Drift)
         plan.append(record)
-    times = kick_times(t, h, kicks, like)
-    if len(kicks) >= MANY and not checks.differentiated(times):
-        return Timed(plan, times)
-    each = iter(times.unbind())
-    return tuple(
-        move._replace(time=next(each)) if isinstance(move, Kick) else move
-        for move in plan
-    )
+    return with_times(plan, kick_times(t, h, kicks, like))
 
 
 def compile_map(
@@ -273,10 +264,7 @@ def kick_times(
         times = times.to(torch.promote_types(like.dtype, torch.float32))
     if not any(sides):
         return times
-    ahead = (t[-1] - t[0]).detach() * torch.inf
-    side = torch.tensor(sides, dtype=ahead.dtype, device=times.device)
-    toward = torch.where(side == 0, times.detach(), side * ahead.to(times.device))
-    return next_float(times, toward)
+    return into_steps(times, torch.tensor(sides, dtype=t.dtype, device=times.device), t)
 
 
 def check_damping(table: Table, mass: Number, damping: Number, h: Tensor) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .compile import MANY
 from .flows import to_state_dtype
-from .grid import divide, next_float
-from .moves import Mix, Move, Plan, Record, Shear, Timed
+from .grid import divide, into_steps
+from .moves import Mix, Move, Plan, Record, Shear, with_times
 from .runge_kutta import RungeKutta
 
 
@@ -66,13 +65,7 @@ def coupled_plan(
         plan += step * count
         if recorded:
             plan.append(Record())
-    if len(times) >= MANY and not times.requires_grad:
-        return Timed(plan, times)
-    rows = iter(times.unbind())
-    return tuple(
-        move._replace(times=next(rows)) if isinstance(move, Shear) else move
-        for move in plan
-    )
+    return with_times(plan, times)
 
 
 def stage_times(
@@ -103,5 +96,4 @@ def stage_times(
     opens = jumps[index].reshape(-1, 1, 1) & (passed == 0)
     closes = jumps[index + 1].reshape(-1, 1, 1) & (passed == column(counts)[index])
     side = (opens.double() - closes.double()).flatten(0, 1).to(times)
-    ahead = ((t[-1] - t[0]).detach() * torch.inf).to(times)
-    return next_float(times, torch.where(side == 0, times.detach(), side * ahead))
+    return into_steps(times, side, t)

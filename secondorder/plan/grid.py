@@ -106,6 +106,12 @@ def next_float(time: Tensor, toward: Tensor) -> Tensor:
     return time + (torch.nextafter(now, toward.detach().to(now)) - now)
 
 
+def into_steps(times: Tensor, side: Tensor, t: Tensor) -> Tensor:
+    """Times moved by a float: ahead on the grid t where ``side`` is 1, back at −1."""
+    ahead = ((t[-1] - t[0]).detach() * torch.inf).to(times.device)
+    return next_float(times, torch.where(side == 0, times.detach(), side * ahead))
+
+
 def inward(times: Tensor, broken: Sequence[bool]) -> list[Tensor]:
     """Step times ``(m,)`` of one interval, with broken ends moved into it."""
     moved = list(times)

@@ -39,6 +39,8 @@ from .runge_kutta import EULER, RungeKutta
 
 Field = Callable[..., Tensor]
 
+MANY = 1000  # kicks; before that objects are faster than columns
+
 
 class Kick(NamedTuple):
     """v ← v + weight · f(time, x); ``fresh`` is False where f was just evaluated."""
@@ -131,6 +133,21 @@ class Timed(Sequence[Move]):
 
 
 Plan = Sequence[Move]
+
+
+def with_times(moves: Sequence[Move], times: Tensor) -> Plan:
+    """A plan whose kicks and shears have these times, one row each."""
+    if len(times) >= MANY and not checks.differentiated(times):
+        return Timed(moves, times)
+    rows = iter(times.unbind())
+    plan: list[Move] = []
+    for move in moves:
+        if isinstance(move, Kick):
+            move = move._replace(time=next(rows))
+        elif isinstance(move, Shear):
+            move = move._replace(times=next(rows))
+        plan.append(move)
+    return tuple(plan)
 
 
 def untimed(plan: Plan) -> Sequence[Move]:

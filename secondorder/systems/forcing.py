@@ -18,7 +18,21 @@ from .. import checks
 from .numbers import register_number
 
 
-class Steps(nn.Module):
+class Samples(nn.Module):
+    """Samples u_i at knots t_i, at least so many; what lies between, subclasses say."""
+
+    least: int
+    t: Tensor
+    u: Tensor
+
+    def __init__(self, t: Tensor, u: Tensor) -> None:
+        super().__init__()
+        checks.samples(t, u, self.least, type(self).__name__)
+        register_number(self, "t", t)
+        register_number(self, "u", u)
+
+
+class Steps(Samples):
     """Piecewise constant samples: u(t) = u_i for t_i ≤ t < t_{i+1}.
 
     Parameters
@@ -40,12 +54,7 @@ class Steps(nn.Module):
     tensor([5., 7., 7.])
     """
 
-    t: Tensor
-    u: Tensor
-
-    def __init__(self, t: Tensor, u: Tensor) -> None:
-        super().__init__()
-        keep_samples(self, t, u, least=1)
+    least = 1
 
     def forward(self, t: float | Tensor) -> Tensor:
         """Return u(t), as ``Linear`` does."""
@@ -53,7 +62,7 @@ class Steps(nn.Module):
         return match_time(entries(self.u, i), self.u, t)
 
 
-class Linear(nn.Module):
+class Linear(Samples):
     """Linear interpolation of samples (t_i, u_i).
 
     Parameters
@@ -86,12 +95,7 @@ class Linear(nn.Module):
     >>> x, v = so.odeint(spring, (torch.zeros(1), None), t, forcing=u)
     """
 
-    t: Tensor
-    u: Tensor
-
-    def __init__(self, t: Tensor, u: Tensor) -> None:
-        super().__init__()
-        keep_samples(self, t, u, least=2)
+    least = 2
 
     def forward(self, t: float | Tensor) -> Tensor:
         """Return u(t).
@@ -114,7 +118,7 @@ class Linear(nn.Module):
         return match_time(left + s * (right - left), self.u, t)
 
 
-class Cubic(nn.Module):
+class Cubic(Samples):
     """Cubic Hermite interpolation of samples, with three-point slopes; once smooth.
 
     Parameters
@@ -137,12 +141,7 @@ class Cubic(nn.Module):
     tensor([0.0100, 2.8900])
     """
 
-    t: Tensor
-    u: Tensor
-
-    def __init__(self, t: Tensor, u: Tensor) -> None:
-        super().__init__()
-        keep_samples(self, t, u, least=3)
+    least = 3
 
     def forward(self, t: float | Tensor) -> Tensor:
         """Return u(t), as ``Linear`` does."""
@@ -164,13 +163,6 @@ class Cubic(nn.Module):
         first, second = (ub - ua) / (b - a), (uc - ub) / (c - b)
         bend = (second - first) / (c - a)
         return first + bend * ((knots(self.t, i) - a) + (knots(self.t, i) - b))
-
-
-def keep_samples(module: nn.Module, t: Tensor, u: Tensor, least: int) -> None:
-    """Check knots and samples and keep them on a module."""
-    checks.samples(t, u, least, type(module).__name__)
-    register_number(module, "t", t)
-    register_number(module, "u", u)
 
 
 def locate_interval(
@@ -227,7 +219,7 @@ def match_time(value: Tensor, u: Tensor, time: float | Tensor) -> Tensor:
 
 def check_covered(forcing: object, t: Tensor) -> None:
     """Raise if samples end before the requested times do."""
-    if not isinstance(forcing, (Steps, Linear, Cubic)) or not t.numel():
+    if not isinstance(forcing, Samples) or not t.numel():
         return
     knots, t = forcing.t.detach(), t.detach().to(forcing.t.device)
     eps = max(torch.finfo(t.dtype).eps, torch.finfo(knots.dtype).eps)
