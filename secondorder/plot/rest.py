@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from scipy.optimize import brentq, minimize_scalar
 
+from .equilibria import Equilibrium, find_equilibria
 from .field import Plane
 from .states import System
 from .style import COLORS, key, line_properties, size_of
@@ -54,32 +55,39 @@ class FixedPoint(NamedTuple):
 
 
 def find_fixed_points(
-    system: System, xlim: Interval, *, t: float = 0.0, points: int = 801
-) -> list[FixedPoint]:
-    """Find the points of rest of a system of one coordinate, and their kinds.
+    system: System,
+    xlim: Interval | Sequence[Interval],
+    *,
+    t: float = 0.0,
+    points: int = 801,
+) -> list[Any]:
+    """Find the points of rest of a system, and their kinds.
 
     Parameters
     ----------
     system : SecondOrder, Newton, Acceleration or callable
-        ``system(t, (x, v)) -> (v, a)`` of one coordinate, called with states (n, 1).
-    xlim : (float, float)
-        Where to look.
+        ``system(t, (x, v)) -> (v, a)``, called with states (n, d).
+    xlim : (float, float), or a sequence of d of these
+        Where to look: one coordinate, or a box of d, in which Newton's method starts
+        from a grid of up to 600 points.
     t : float, default 0.0
         The time at which a field that depends on time is looked at.
     points : int, default 801
-        Points of the grid on which a(x, 0) is searched for changes of sign and for
-        zeros that it touches.  Two points of rest between neighbours may be missed.
+        Of one coordinate: points of the grid on which a(x, 0) is searched for changes
+        of sign and for zeros that it touches.  Two points of rest between neighbours
+        may be missed.
 
     Returns
     -------
-    list of FixedPoint
-        From left to right.  ``x``, ``eigenvalues`` and ``kind`` of each.
+    list of FixedPoint or Equilibrium
+        From left to right.  ``x``, ``eigenvalues`` and ``kind`` of each; for d
+        coordinates ``x`` is (d,) and there are 2d eigenvalues.
 
     Raises
     ------
     ValueError
-        If ``xlim`` does not increase, the system is not one of one coordinate, or it
-        rests on a whole interval.
+        If ``xlim`` does not increase, the system has another number of coordinates, or
+        it rests on a whole interval.
 
     Examples
     --------
@@ -87,7 +95,12 @@ def find_fixed_points(
     >>> well = so.Newton(lambda t, x: x - x**3, damping=0.5)
     >>> [(round(p.x, 6), p.kind) for p in so.plot.find_fixed_points(well, (-2, 2))]
     [(-1.0, 'stable focus'), (0.0, 'saddle'), (1.0, 'stable focus')]
+    >>> box = [(-2, 2), (-2, 2)]  # two of them side by side
+    >>> [p.kind for p in so.plot.find_fixed_points(well, box)].count("saddle")
+    5
     """
+    if np.ndim(xlim) == 2:
+        return find_equilibria(system, xlim, t)  # type: ignore[arg-type]
     low, high = interval(xlim, "xlim")
     plane = Plane(system, t)
     return [described(plane, x, high - low) for x in zeros(plane, low, high, points)]
@@ -95,7 +108,7 @@ def find_fixed_points(
 
 def fixed_points(
     system: System,
-    xlim: Interval,
+    xlim: Interval | Sequence[Interval],
     vlim: Interval | None = None,
     ax: Axes | None = None,
     *,
@@ -103,16 +116,18 @@ def fixed_points(
     points: int = 801,
     **style: Any,
 ) -> Axes:
-    """Mark the points of rest in the plane (x, v), each kind by its own marker.
+    """Mark the points of rest, each kind by its own marker.
+
+    In the plane (x, v) for one coordinate, in that of x₁ and x₂ for a box of two.
 
     Parameters
     ----------
     system : SecondOrder, Newton, Acceleration or callable
-        ``system(t, (x, v)) -> (v, a)`` of one coordinate.
-    xlim : (float, float)
+        ``system(t, (x, v)) -> (v, a)`` of one coordinate, or of two.
+    xlim : (float, float), or two of these
         Where to look.
     vlim : (float, float), optional
-        Set the limits of the axes, too.  Default: they stay as they are.
+        Of one coordinate: set the limits of the axes, too.  Default: they stay.
     ax : matplotlib Axes, optional
         Such as those of ``vector_field`` or ``phase_portrait``.
     t, points
@@ -144,9 +159,18 @@ def fixed_points(
     vlim = None if vlim is None else interval(vlim, "vlim")
     found = find_fixed_points(system, xlim, t=t, points=points)
     ax, style = axes_or_new(ax), line_properties(style)
+    if np.ndim(xlim) == 2:
+        if len(xlim) != 2:
+            raise ValueError(
+                f"`xlim` has {len(xlim)} intervals, and a plane two; "
+                "find_fixed_points returns the points in any number of coordinates"
+            )
+        mark(ax, found, style)
+        ax.set(xlabel="x₁", ylabel="x₂")
+        return key(ax)
     mark(ax, found, style)
     if vlim is not None:
-        ax.set(xlim=interval(xlim, "xlim"), ylim=vlim)
+        ax.set(xlim=xlim, ylim=vlim)
     ax.set(xlabel="position x", ylabel="velocity v")
     return key(ax)
 
@@ -224,11 +248,13 @@ def reversible(plane: Plane, x: float, width: float) -> bool:
     return np.allclose(there, back, 1e-9, 50 * plane.digits * size)
 
 
-def mark(ax: Axes, found: Sequence[FixedPoint], style: dict[str, Any]) -> None:
+def mark(
+    ax: Axes, found: Sequence[FixedPoint] | Sequence[Equilibrium], style: dict[str, Any]
+) -> None:
     """Mark points of rest, with one entry of the legend per kind."""
     for kind, look in LOOKS.items():
-        xs = [p.x for p in found if p.kind == kind]
-        if xs:
+        at = [np.append(p.x, 0.0)[:2] for p in found if p.kind == kind]
+        if at:
             name = None if kind in ax.get_legend_handles_labels()[1] else kind
             more: dict[str, Any] = {"linestyle": "", "zorder": 4}
             more["markersize"] = size_of("lines.markersize", 8)
@@ -236,4 +262,4 @@ def mark(ax: Axes, found: Sequence[FixedPoint], style: dict[str, Any]) -> None:
                 more["markeredgewidth"] = 1.8
             else:
                 more["markeredgecolor"] = "white"
-            ax.plot(xs, np.zeros(len(xs)), **{**look, **more, **style}, label=name)
+            ax.plot(*np.transpose(at), **{**look, **more, **style}, label=name)
