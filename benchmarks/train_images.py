@@ -250,6 +250,7 @@ def main(argv=None):
                      "schedule": schedule.state_dict()}  # fmt: skip
             torch.save(state, saved)
     if processes > 1:
+        dist.barrier()  # nobody leaves while another still reads
         dist.destroy_process_group()
     return 0
 

@@ -9,13 +9,12 @@ Methods for Nonlinear Problems", section 3.1, for steps that are halved until th
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .field import device_of, parameters_dtype
-from .states import System
+from .states import System, number_of
 from .style import Array
 from .vectors import Interval, interval
 
@@ -82,7 +81,7 @@ class Space:
         except Exception:  # a network in float32 does not take float64
             double = False
         if not double:
-            self.dtype = parameters_dtype(system)
+            self.dtype = number_of(system).dtype
         try:
             shape: object = tuple(self.tensor(*torch.zeros(2, 3, d)).shape)
         except RuntimeError as error:
@@ -96,9 +95,9 @@ class Space:
 
     def tensor(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The accelerations, in ``dtype``."""
-        like: dict[str, Any] = {"dtype": self.dtype, "device": device_of(self.system)}
-        t = torch.as_tensor(self.t, **like)
-        return self.system(t, (x.to(**like), v.to(**like)))[1]
+        like = number_of(self.system).device, self.dtype
+        t = torch.as_tensor(self.t).to(*like)
+        return self.system(t, (x.to(*like), v.to(*like)))[1]
 
     def __call__(self, x: Array, v: Array) -> Array:
         """Accelerations (n, d)."""

@@ -3,10 +3,7 @@
 import contextlib
 import importlib.util
 import json
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,18 +101,10 @@ def test_a_folder_without_images_is_refused(train_images, tmp_path):
         train_images.main([str(tmp_path)])
 
 
-def test_two_processes_share_the_work(folder, tmp_path):
-    out = tmp_path / "two.jsonl"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", "--local-addr", "127.0.0.1", str(SCRIPT)]
-    command += [str(folder), *SMALL, "--epochs", "1", "--out", str(out)]
-    local = {
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    run = subprocess.run(
-        command, env={**os.environ, **local}, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert len(rows(out)) == 1
+def test_processes_share_the_images(train_images, folder):
+    args = train_images.parser().parse_args([str(folder), *SMALL])
+    shares = [set(train_images.loaders(args, 2, rank)[0].sampler) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == 8
+    assert not shares[0] & shares[1]
+    (images, labels), *_ = train_images.loaders(args, 2, 0)[0]
+    assert len(images) == len(labels) == args.batch // 2
