@@ -42,6 +42,11 @@ FAST = {
         "factor=16": "factor=2",
         ", seconds=2": ", seconds=0.5",
     },
+    "10_density_flows.ipynb": {
+        '{"CNF": 140, "MomentumFlow": 1250}, 3': '{"CNF": 2, "MomentumFlow": 2}, 1',
+        "draws = [1, 4, 16, 64, 256]": "draws = [1, 4]",
+        "draws=64": "draws=2",
+    },
     "11_digits.ipynb": {
         "STEPS, SEEDS = 400, 3": "STEPS, SEEDS = 20, 1",
         ", 24, 48, 96]": "]",
