@@ -6,8 +6,6 @@ same way, and compares the weights: in float64 they agree to 1e-9 (the gradients
 """
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -281,11 +279,3 @@ def test_a_frozen_block_and_a_velocity_network_beside_an_argument():
         learned = [p for p in net.parameters() if p.requires_grad]
         found[route] = [bias.grad, *(p.grad.clone() for p in learned)]
     assert worst(found["reversible"], found["backprop"]) < 1e-10
-
-
-def test_importing_the_data_reseeds_nothing():
-    code = (
-        "import torch; torch.manual_seed(3); import secondorder.data; "
-        "a = torch.rand(1); torch.manual_seed(3); assert a == torch.rand(1)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
