@@ -161,14 +161,13 @@ def check_gradient(
     try:
         wide = x.to(torch.promote_types(x.dtype, torch.float64))
         reference = solve("backprop", wide.dtype)
-        against = f"backprop in {wide.dtype}".replace("torch.", "")
+        against = f"backprop in {wide.dtype}"
     except FAILURES:
         reference = solve("backprop", x.dtype)
         against = f"backprop in {x.dtype}, as the field takes no float64"
-        against = against.replace("torch.", "")
     routes = list(GRADIENTS) if gradients is None else gradients
     rows = [compare(solve, route, x.dtype, reference[0]) for route in routes]
-    return GradientCheck(rows, label(method), against)
+    return GradientCheck(rows, label(method), against.replace("torch.", ""))
 
 
 def compare(

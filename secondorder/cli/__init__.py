@@ -35,15 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, add_help=False)
     args, rest = parse(parser, argv, known_only=True)
     command = import_module(f".{args.command}", __name__)
-    text = command.parser()
-    parse(text, rest)  # whatever is wrong with them, before any work
+    prog = command.parser().prog
     try:
         return command.main(rest)
     except KeyboardInterrupt:
-        print(f"{text.prog}: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130  # as shells count it
     except OSError as error:  # the disk is full, a directory has gone
-        refuse(text.prog, error)
+        refuse(prog, error)
     except Exception:
         traceback.print_exc()
         return 3  # an error, not a failed check

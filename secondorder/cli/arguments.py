@@ -98,6 +98,14 @@ def common(
         text.add_argument("--quick", action="store_true", help=quick)
 
 
+def only(text: ArgumentParser, names: Sequence[str], kind: str) -> None:
+    """The argument ``--only``: some of the things that a command does."""
+    said = f"some of {', '.join(names)} (default: all)"
+    text.add_argument(
+        "--only", choices=names, nargs="+", default=names, metavar=kind, help=said
+    )
+
+
 def write_json(path: Path | None, numbers: object) -> None:
     """Write what a command found, if a file was asked for."""
     if path is not None:

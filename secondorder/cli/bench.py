@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..models import MomentumNet
 from .arguments import common, count, parse, write_json
-from .memory import ROUTES, saved_bytes
+from .memory import ROUTES, network, saved_bytes
 from .tables import table
 
 
@@ -34,19 +33,6 @@ class Size(NamedTuple):
 
 
 SIZES = (Size(2, 16, 256, 50), Size(64, 256, 128, 100), Size(256, 1024, 512, 20))
-
-
-def network(size: Size, route: str, device: torch.device) -> MomentumNet:
-    """One network of a size, differentiated by a route."""
-    blocks = [
-        nn.Sequential(
-            nn.Linear(size.width, size.hidden),
-            nn.Tanh(),
-            nn.Linear(size.hidden, size.width),
-        )
-        for _ in range(size.depth)
-    ]
-    return MomentumNet(blocks, gamma=0.9, gradient=route).to(device)
 
 
 def seconds(model: nn.Module, x: Tensor) -> float:
@@ -73,7 +59,10 @@ def kept(model: nn.Module, x: Tensor) -> int:
 def measure(size: Size, device: torch.device, repeats: int) -> list[dict[str, Any]]:
     """One row for each route: seconds, ratio to backprop, bytes."""
     x = torch.randn(size.batch, size.width, device=device)
-    models = {route: network(size, route, device) for route in ROUTES}
+    shape = size.depth, size.width, size.hidden
+    models = {
+        route: network(*shape, 0.9, route, nn.Tanh).to(device) for route in ROUTES
+    }
     bytes_ = {}
     for route, model in models.items():
         seconds(model, x)  # to warm up

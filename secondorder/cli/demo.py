@@ -26,7 +26,7 @@ from ..models import SecondOrderODE
 from ..representability.propagator import Propagator
 from ..systems import Autonomous, Newton, SecondOrder
 from ..training import History, Model, fit
-from .arguments import common, parse, replaceable, write_json
+from .arguments import common, only, parse, replaceable, write_json
 from .demo_figures import draw_cubic, draw_linear, draw_oscillator, draw_rings
 from .demo_models import (
     FIRST_ORDER,
@@ -287,14 +287,7 @@ def parser() -> argparse.ArgumentParser:
         Path("figures"),
         quick="a fiftieth of the training: the pictures, not the numbers",
     )
-    text.add_argument(
-        "--only",
-        choices=ACTS,
-        nargs="+",
-        default=list(ACTS),
-        metavar="TASK",
-        help=f"some of {', '.join(ACTS)} (default: all)",
-    )
+    only(text, list(ACTS), "TASK")
     text.add_argument(
         "--silverbox",
         type=silverbox_record,

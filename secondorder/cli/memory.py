@@ -40,10 +40,17 @@ def saved_bytes(model: nn.Module, x: Tensor) -> int:
     return total
 
 
-def network(depth: int, gamma: float, gradient: str, width: int) -> MomentumNet:
-    """Blocks Linear–ReLU–Linear, ``depth`` of them."""
+def network(
+    depth: int,
+    width: int,
+    hidden: int,
+    gamma: float,
+    gradient: str,
+    activation: type[nn.Module] = nn.ReLU,
+) -> MomentumNet:
+    """Blocks Linear–activation–Linear, ``depth`` of them."""
     blocks = [
-        nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+        nn.Sequential(nn.Linear(width, hidden), activation(), nn.Linear(hidden, width))
         for _ in range(depth)
     ]
     return MomentumNet(blocks, gamma=gamma, gradient=gradient)
@@ -73,7 +80,7 @@ def check(text: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what a network of one layer refuses, and a figure that cannot be made."""
     try:
         for route in ROUTES:
-            saved_bytes(network(1, args.gamma, route, 1), torch.zeros(1, 1))
+            saved_bytes(network(1, 1, 1, args.gamma, route), torch.zeros(1, 1))
     except ValueError as error:
         text.error(f"argument --gamma: {error}")
     if args.out:
@@ -95,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     counted: dict[str, list[int]] = {route: [] for route in ROUTES}
     for depth in args.depth:
         for route in ROUTES:
-            model = network(depth, args.gamma, route, args.width)
+            model = network(depth, args.width, args.width, args.gamma, route)
             counted[route].append(saved_bytes(model, x))
         cells = (f"{counted[route][-1] / 1024:>14.1f}" for route in ROUTES)
         print(f"{depth:>6}" + "".join(cells), flush=True)

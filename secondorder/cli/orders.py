@@ -21,7 +21,7 @@ from .. import plot
 from ..methods import COUPLED, METHODS
 from ..odeint import odeint
 from ..systems import Acceleration, SecondOrder
-from .arguments import common, parse, replaceable, write_json
+from .arguments import common, only, parse, replaceable, write_json
 from .tables import fitted
 
 START, END = (1.2, 0.3), 4.0
@@ -117,15 +117,7 @@ def parser() -> argparse.ArgumentParser:
         "exit status 1 if one is not what its table says.",
     )
     common(text, "orders.png", None)
-    names = list(fixed_steps())
-    text.add_argument(
-        "--only",
-        choices=names,
-        nargs="+",
-        default=names,
-        metavar="METHOD",
-        help=f"some of {', '.join(names)} (default: all)",
-    )
+    only(text, list(fixed_steps()), "METHOD")
     return text
 
 

@@ -32,7 +32,7 @@ from ..representability import (
     steer,
 )
 from ..representability.propagator import Propagator
-from .verify_table import Check, progress
+from .verify_table import Check, below, distance, progress
 
 Array = NDArray[np.float64]
 
@@ -49,8 +49,8 @@ def solved(D: Array, m: Propagator) -> float:
     network: Any = SecondOrderODE
     if isinstance(m, Discrete):
         network, options = MomentumNet, {"gradient": "backprop"}
-    found = np.asarray(integrate(represent(D, m).theta, m, network, **options))
-    return float(np.linalg.norm(found - D) / (np.linalg.norm(D) or 1.0))
+    found = integrate(represent(D, m).theta, m, network, **options)
+    return distance(np.asarray(found), D)
 
 
 # -- (d) the paper -------------------------------------------------------------------
@@ -79,7 +79,7 @@ def check_paper() -> Iterator[Check]:
         theta, epsilon = gauss(rng), float(rng.choice([0.3, 1.0, 4.0]))
         gap = Continuous(epsilon).response(theta) - series(theta, epsilon)
         error = max(error, float(np.abs(gap).max()))
-    yield _below("d", "Ψ_ε(θ) is the series of the paper", error, 1e-11)
+    yield below("d", "Ψ_ε(θ) is the series of the paper", error, 1e-11)
     error, wrong = 0.0, 0
     m = Continuous(0.5)
     for _ in progress(range(15), "up to a factor"):
@@ -89,7 +89,7 @@ def check_paper() -> Iterator[Check]:
             continue
         error = max(error, solved(0.99 * scale * D, m))
         wrong += bool(is_representable(1.001 * scale * D, m))
-    yield _below("d", "αD is reached up to α_max, by odeint", error, 1e-8)
+    yield below("d", "αD is reached up to α_max, by odeint", error, 1e-8)
     yield Check("d", "αD is reached beyond α_max", str(wrong), "0", wrong == 0)
     yield from check_limits(gauss(rng, 3))
 
@@ -129,10 +129,10 @@ def check_starts(quick: bool) -> Iterator[Check]:
     error = 0.0
     for D in progress(targets, "T1"):
         error = max(error, *(solved(D, m) for m in force))
-    yield _below("e", "T1 v₀ = f(x₀) reaches every D, by odeint", error, 1e-8)
+    yield below("e", "T1 v₀ = f(x₀) reaches every D, by odeint", error, 1e-8)
     layers = [Discrete(5, 0.9, start="force"), Discrete(7, 0.5, start=0.4)]
     error = max(solved(D, m) for m in layers for D in targets)
-    yield _below("e", "T1 odd layers with a first velocity do, run", error, 1e-8)
+    yield below("e", "T1 odd layers with a first velocity do, run", error, 1e-8)
     yield from check_proportion(rng, count)
     yield from check_norms(rng, count)
     yield check_planar_law(rng, 20_000 if quick else 200_000)
@@ -152,8 +152,8 @@ def check_proportion(rng: np.random.Generator, count: int) -> Iterator[Check]:
         D = gauss(rng)
         if is_representable(D, m):
             error = max(error, solved(D, m))
-    yield _below("e", "T2 v₀ = c x₀: λ(c) against the minimum on a grid", gap, 1e-4)
-    yield _below("e", "T2 witnesses above λ(c), by odeint", error, 1e-8)
+    yield below("e", "T2 v₀ = c x₀: λ(c) against the minimum on a grid", gap, 1e-4)
+    yield below("e", "T2 witnesses above λ(c), by odeint", error, 1e-8)
 
 
 def check_norms(rng: np.random.Generator, count: int) -> Iterator[Check]:
@@ -220,8 +220,3 @@ def check_channel(rng: np.random.Generator, count: int) -> Check:
             continue
     what = "T6 maps out of reach that one channel opens"
     return Check("e", what, f"{made}/{tried}", "≥ 95 %", made >= 0.95 * tried)
-
-
-def _below(part: str, what: str, value: float, bound: float) -> Check:
-    """Return a check of an error against its bound."""
-    return Check(part, what, f"{value:.0e}", f"< {bound:.0e}", value < bound)

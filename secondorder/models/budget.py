@@ -98,7 +98,7 @@ def measure(
         for a, b in zip(bounds, bounds[1:], strict=False):
             x, v = x.detach().requires_grad_(), v.detach().requires_grad_()
             watch = Watch(own, outside)
-            with torch.autograd.graph.saved_tensors_hooks(watch.note, unneeded):
+            with torch.autograd.graph.saved_tensors_hooks(watch.note, lambda t: t):
                 _, (x, v, _) = walk(plan[a:b], watch.force, x, v, args)
             found.append(Layer(watch.size(watch.saved), watch.size(watch.own)))
             del watch
@@ -130,11 +130,6 @@ class Watch:
         """Bytes of what is held, each storage once."""
         stores = {address(t): t.untyped_storage().nbytes() for t in held}
         return sum(n for key, n in stores.items() if key not in self.outside)
-
-
-def unneeded(tensor: Tensor) -> Tensor:
-    """Give back a saved tensor (nobody asks)."""
-    return tensor
 
 
 def address(tensor: Tensor) -> int:

@@ -9,6 +9,7 @@ flow of a step and the opening flow of the next are one, and that a kick at a br
 takes the force of its own side.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -71,10 +72,8 @@ def compile_plan(
     numbers = Numbers(table, h, mass, damping, like, gamma, stiffness)
     flows, joined = rows(table)
     moves = [FLOWS[letter].moves(numbers, part) for letter, part in flows]
-    steps = {
-        ends: list(places(table, joined, *ends))
-        for ends in ((a, b) for a in (True, False) for b in (True, False))
-    }
+    ends = itertools.product((True, False), repeat=2)  # of an interval, in a step
+    steps = {(a, b): list(places(table, joined, a, b)) for a, b in ends}
     momentum = Momentum.of(table, mass, like)
     shared: dict[tuple[int, bool], Move] = {}
     plan: list[Move] = momentum.enter()

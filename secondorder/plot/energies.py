@@ -254,9 +254,8 @@ def per_state(function: Function, name: str, *states: Any) -> Array:
     with torch.no_grad():
         found = array(function(*states), name)
     shape = tuple(states[0].shape)
-    if found.shape == shape[:-1] and len(shape) > 1:
-        return found.reshape(shape[0], -1)
-    if found.shape == (*shape[:-1], 1) or (len(shape) == 1 and found.shape == shape):
+    each = shape if len(shape) == 1 else shape[:-1]
+    if found.shape in (each, (*shape[:-1], 1)):
         return found.reshape(shape[0], -1)
     raise ValueError(
         f"`{name}` must return one number per state, shape {shape[:-1]} for states "

@@ -126,20 +126,19 @@ def spread(
     t = array(t, "t")
     named = runs if isinstance(runs, Mapping) else {"": runs}
     tables: dict[str, Array] = {}
+    bands: dict[str, Array] = {}
     for name, run in named.items():
-        table = array(run, f"runs[{name!r}]" if name else "runs")
+        said = f"runs[{name!r}]" if name else "runs"
+        table = array(run, said)
         if t.ndim != 1 or table.ndim != 2 or table.shape[1] != len(t) or not len(table):
             raise ValueError(
                 f"`runs` must have one row per seed, shape (seeds, {t.size}); got "
                 f"{table.shape}" + (f" for {name!r}" if name else "")
             )
         tables[name] = table
-    bands = {}
-    for name, table in tables.items():
-        whole = np.isfinite(table).all(0)
-        bands[name] = np.where(whole, [table.min(0), np.median(table, 0), table.max(0)],
-                               np.nan)  # fmt: skip
-        bands[name] = with_gaps(bands[name], f"runs[{name!r}]" if name else "runs")
+        band = [table.min(0), np.median(table, 0), table.max(0)]
+        bands[name] = np.where(np.isfinite(table).all(0), band, np.nan)
+        bands[name] = with_gaps(bands[name], said)
     ax, style = axes_or_new(ax), line_properties(style)
     for index, (name, (least, median, most)) in enumerate(bands.items()):
         table = tables[name]

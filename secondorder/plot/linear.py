@@ -161,9 +161,7 @@ def fold(
     usual: dict[str, Any] = {"c": x, "cmap": SEQUENTIAL, "s": 14, "zorder": 3}
     for path in paths.T:
         dots = ax.scatter(path.real, path.imag, **usual | style)
-    figure = ax.get_figure()
-    if figure is not None:
-        figure.colorbar(dots, ax=ax, label="x = Ψ(θ)")
+    ax.figure.colorbar(dots, ax=ax, label="x = Ψ(θ)")
     if minimiser is not None:
         ax.plot(minimiser, 0, "o", mfc="none", mec=BAD, ms=11, mew=1.8, label="θ*")
     ax.set(xlabel="Re θ", ylabel="Im θ")
@@ -276,20 +274,18 @@ def discrete_branches(
     drawn: dict[str, Any]
     edges = [-np.inf, *points, np.inf]
     for k, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        last = k == len(points)
         inside = (theta >= low) & (theta <= high)
         t, p = theta[inside], response[inside]
         if np.isfinite(low):  # join the branches exactly where they meet
             t, p = np.append(points[k - 1], t), np.append(values[k - 1], p)
         if np.isfinite(high):
             t, p = np.append(t, points[k]), np.append(p, values[k])
-        if last:
-            drawn = {"color": GOOD, "linewidth": 1.8 * width, **style}
-            ax.plot(t, p, **drawn, label="branch that becomes the ODE")
-        else:
-            name = None if k else "other branches"
-            drawn = {"color": COLORS[3], "linestyle": "--", "linewidth": width}
-            ax.plot(t, p, **{**drawn, **style}, label=name)
+        name = None if k else "other branches"
+        drawn = {"color": COLORS[3], "linestyle": "--", "linewidth": width}
+        if k == len(points):
+            name = "branch that becomes the ODE"
+            drawn = {"color": GOOD, "linewidth": 1.8 * width}
+        ax.plot(t, p, **drawn | style, label=name)
     if len(values):
         ax.axhline(values[-1], color=GOOD, lw=0.9, ls=":")
         ax.plot(points, values, "o", color="k", ms=4, label="critical points")

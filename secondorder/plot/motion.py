@@ -367,9 +367,7 @@ def coordinate_look(k: int, n: int) -> dict[str, Any]:
         )
     look: dict[str, Any] = {"linestyle": LINES[k % len(LINES)]}
     if k >= len(LINES):
-        look |= {
-            "marker": MARKERS[k // len(LINES) - 1],
-            "markersize": size_of("lines.markersize", 4),
-        }
+        look["marker"] = MARKERS[k // len(LINES) - 1]
+        look |= {"markersize": size_of("lines.markersize", 4)}
         look["markevery"] = max(1, n // 12)
     return look

@@ -6,7 +6,8 @@ still and the points move; among the inputs the points stand still and the regio
 {x : readout(x(t)) = k}, move.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -250,19 +251,15 @@ def classify(read: Readout, states: torch.Tensor, labels: Array) -> tuple[Array,
     return np.arange(float(logits.shape[1])), logits.argmax(1).astype(float)
 
 
-class evaluating:
-    """A model in evaluation mode, without dropout, as long as this lasts."""
-
-    def __init__(self, model: Any) -> None:
-        modules = model.modules() if isinstance(model, torch.nn.Module) else ()
-        self.training = [module for module in modules if module.training]
-
-    def __enter__(self) -> None:
-        """Switch training off."""
-        for module in self.training:
-            module.training = False
-
-    def __exit__(self, *_: object) -> None:
-        """Switch it on again where it was."""
-        for module in self.training:
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode, without dropout, as long as this lasts."""
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
             module.training = True

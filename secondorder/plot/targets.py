@@ -97,25 +97,28 @@ def spectrum(
         )  # fmt: skip
         ax.plot(threshold, 0, marker="|", color=BAD, ms=14, mew=2)
     opened = np.zeros_like(alone)
-    drawn: dict[str, Any]
-    crossed: dict[str, Any] = {"linestyle": "", "markeredgecolor": "k"}
-    crossed["markersize"] = size_of("lines.markersize", 10)
     style = line_properties(style)
+
+    def dots(which: NDArray[np.bool_], name: str, size: float, **look: Any) -> None:
+        at, size = values[which], size_of("lines.markersize", size)
+        look |= {"linestyle": "", "markersize": size}
+        ax.plot(at.real, at.imag, **look | style, label=f"{name} ({len(at)})")
+
     for index, (name, level) in enumerate((starts or {}).items()):
         reached = alone & ~opened & (values.real >= level)
         opened |= reached
         usual = look(index + 2)
-        drawn = {"color": usual["color"], "marker": usual["marker"], **crossed}
-        label = f"{name} ({reached.sum()})"
-        ax.plot(
-            values[reached].real, values[reached].imag, **drawn | style, label=label
+        dots(
+            reached,
+            name,
+            10,
+            color=usual["color"],
+            marker=usual["marker"],
+            markeredgecolor="k",
         )
-    good, out = values[~alone], values[alone & ~opened]
-    drawn = {"color": GOOD, "marker": "o", "linestyle": ""}
-    drawn["markersize"] = size_of("lines.markersize", 5)
-    ax.plot(good.real, good.imag, **drawn | style, label=f"fine ({len(good)})")
-    drawn = {"color": BAD, "marker": "X", **crossed}
-    ax.plot(out.real, out.imag, **drawn | style, label=f"out of reach ({len(out)})")
+    dots(~alone, "fine", 5, color=GOOD, marker="o")
+    crossed = {"color": BAD, "marker": "X", "markeredgecolor": "k"}
+    dots(alone & ~opened, "out of reach", 10, **crossed)
     # Room above for the legend: no corner is free of eigenvalues.
     ax.set(xlim=(-reach, reach), ylim=(-reach, 1.5 * reach))
     ax.set(xlabel="Re μ", ylabel="Im μ", aspect="equal")

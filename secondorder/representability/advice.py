@@ -116,19 +116,15 @@ def advise(
     array, covariance = _target(D, x, y)
     rest = Continuous(epsilon, horizon)
     first, force = FirstOrder(horizon), Continuous(epsilon, horizon, "force")
-    least = min_epsilon(array, horizon)
+    always = 0.0 if is_representable(array, first) else math.inf
     rows = [
-        _row("first order", array, first, covariance, _zero_if(first, array)),
-        _row("from rest", array, rest, covariance, least),
+        _row("first order", array, first, covariance, always),
+        _row("from rest", array, rest, covariance, min_epsilon(array, horizon)),
         _row("force start", array, force, covariance, 0.0),
         _channel(array, rest),
         _untied(array, epsilon, horizon),
     ]
     return Advice(tuple(rows), array, covariance)
-
-
-def _zero_if(m: Propagator, D: RealArray) -> float:
-    return 0.0 if is_representable(D, m) else math.inf
 
 
 def _target(

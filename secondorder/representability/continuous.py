@@ -16,8 +16,10 @@ rest, the case of diagonalizable maps); the starts c and "force" are ours.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +29,9 @@ from .fold import Fold
 from .inverse import principal_inverse
 from .propagator import Kind, Points, RealArray
 from .robin import force_extrema, force_response, force_roots, force_zeros, lowest
-from .wave import Kernel, doubled, kernel
+from .wave import Waves, doubled, kernel
+
+OfWaves: TypeAlias = Callable[[Waves], Tensor]
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,9 @@ class Continuous:
         array([[ 1.015657, -0.54258 ],
                [ 1.085159,  0.581593]])
         """
-        return evaluate(theta, self._value, self._matrix_value, elementwise)
+        return self._evaluate(
+            theta, lambda waves: waves.with_velocity(*self._weight), elementwise
+        )
 
     def velocity_response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Φ(θ): where a unit velocity is carried, x(T) = Φ(θ) ẋ(0) from x(0) = 0.
@@ -134,7 +140,9 @@ class Continuous:
         Takes and returns what ``response`` does.  The velocities follow from both:
         ẋ(T) = (θ/ε) Φ x(0) + (Ψ − Φ/ε) ẋ(0).
         """
-        return evaluate(theta, self._phi, self._matrix_phi, elementwise)
+        return self._evaluate(
+            theta, lambda waves: self.horizon * waves.sinhc(), elementwise
+        )
 
     def derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """The derivative of ``response`` in θ; for matrices that function of θ.
@@ -143,7 +151,7 @@ class Continuous:
 
         Takes and returns what ``response`` does.
         """
-        return evaluate(theta, self._slope, self._matrix_slope, elementwise)
+        return self._evaluate(theta, self._slope, elementwise, slope=True)
 
     def epsilon_derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """∂Ψ/∂ε = (κ/ε) (Ψ − Φ/T − (κ + Tθ) Ψ'/κT) at fixed θ, for numbers or matrices.
@@ -151,9 +159,7 @@ class Continuous:
         Of Ψ, the response from rest, whatever the start.
         Takes and returns what ``response`` does.
         """
-        return evaluate(
-            theta, self._psi_by_epsilon, self._matrix_psi_by_epsilon, elementwise
-        )
+        return self._evaluate(theta, self._psi_by_epsilon, elementwise, slope=True)
 
     def inverse(self, x: Points) -> Points:
         """Principal inverse g(x): Ψ(g(x)) = x with the smallest |g| there is.
@@ -241,60 +247,32 @@ class Continuous:
         """Return the θ of w = κ² + 2κTθ."""
         return (w - self.kappa**2) / (2 * self.kappa * self.horizon)
 
-    # -- numbers ---------------------------------------------------------------------
+    # -- evaluation ------------------------------------------------------------------
 
-    def _kernel(self, theta: Tensor) -> Kernel:
-        return kernel(theta, self.kappa, self.horizon)
+    def _evaluate(
+        self, theta: Kind, value: OfWaves, elementwise: bool, **how: bool
+    ) -> Kind:
+        """Return what a function of the wave kernels is at numbers or matrices θ."""
+        scales = self.kappa, self.horizon
+        return evaluate(
+            theta,
+            lambda theta: value(kernel(theta, *scales)),
+            lambda theta: value(doubled(theta, *scales, **how)),
+            elementwise,
+        )
 
-    def _weight(self, theta: Tensor) -> Tensor | float:
-        """Return a in response = e^{−κ}(C + aS): κ + cT, or κ + θT."""
-        if self.start == "force":
-            return self.kappa + self.horizon * theta
-        return self.kappa + self.horizon * self.start_number
+    @property
+    def _weight(self) -> tuple[float, float]:
+        """The a and b in response = e^{−κ}(C + (a + bθ)S): κ + cT and 0, or κ and T."""
+        share = self.horizon if self.start == "force" else 0.0
+        return self.kappa + self.horizon * self.start_number, share
 
-    def _value(self, theta: Tensor) -> Tensor:
-        return self._kernel(theta).with_velocity(self._weight(theta))
+    def _slope(self, waves: Waves) -> Tensor:
+        slope = self.kappa * self.horizon * waves.slope(*self._weight)
+        return slope + self.horizon * waves.sinhc() if self.start == "force" else slope
 
-    def _slope(self, theta: Tensor) -> Tensor:
-        waves = self._kernel(theta)
-        slope = self.kappa * self.horizon * waves.slope(self._weight(theta))
-        if self.start == "force":
-            slope = slope + self.horizon * waves.sinhc()
-        return slope
-
-    def _phi(self, theta: Tensor) -> Tensor:
-        return self.horizon * self._kernel(theta).sinhc()
-
-    def _psi_by_epsilon(self, theta: Tensor) -> Tensor:
-        waves, kappa = self._kernel(theta), self.kappa
-        turn = (kappa + self.horizon * theta) * waves.slope(kappa)
+    def _psi_by_epsilon(self, waves: Waves) -> Tensor:
+        kappa = self.kappa
+        turn = waves.weigh(waves.slope(kappa), kappa, self.horizon)
         change = waves.with_velocity(kappa) - waves.sinhc() - turn
         return kappa / self.epsilon * change
-
-    # -- matrices --------------------------------------------------------------------
-
-    def _doubled(self, theta: Tensor, slope: bool = False) -> tuple[Tensor, ...]:
-        return doubled(theta, self.kappa, self.horizon, slope)
-
-    def _weigh(self, theta: Tensor, s: Tensor) -> Tensor:
-        """Return a s, with the a of ``_weight``."""
-        a = self.kappa + self.horizon * self.start_number
-        return a * s + self.horizon * theta @ s if self.start == "force" else a * s
-
-    def _matrix_value(self, theta: Tensor) -> Tensor:
-        c, s, _ = self._doubled(theta)
-        return c + self._weigh(theta, s)
-
-    def _matrix_phi(self, theta: Tensor) -> Tensor:
-        return self.horizon * self._doubled(theta)[1]
-
-    def _matrix_slope(self, theta: Tensor) -> Tensor:
-        _, s, r = self._doubled(theta, slope=True)
-        slope = self.kappa * self.horizon * (s + self._weigh(theta, r))
-        return slope + self.horizon * s if self.start == "force" else slope
-
-    def _matrix_psi_by_epsilon(self, theta: Tensor) -> Tensor:
-        c, s, r = self._doubled(theta, slope=True)
-        kappa, slope = self.kappa, s + self.kappa * r
-        turn = kappa * slope + self.horizon * theta @ slope
-        return kappa / self.epsilon * (c + kappa * s - s - turn)

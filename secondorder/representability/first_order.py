@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .checks import evaluate, finite_points, number_or_array, positive
 from .fold import Fold
@@ -61,7 +60,13 @@ class FirstOrder:
 
     def response(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Ψ(θ) = e^{θT}, of numbers or matrices; see ``Continuous.response``."""
-        return evaluate(theta, self._scalar, self._matrix, elementwise)
+        T = self.horizon
+        return evaluate(
+            theta,
+            lambda theta: (T * theta).exp(),
+            lambda theta: torch.linalg.matrix_exp(T * theta),
+            elementwise,
+        )
 
     def derivative(self, theta: Kind, *, elementwise: bool = False) -> Kind:
         """Ψ'(θ) = T e^{θT}, of numbers or matrices."""
@@ -88,12 +93,6 @@ class FirstOrder:
     def real_preimages(self, value: float) -> RealArray:
         """Return log(value)/T, if the value is positive."""
         return np.array([math.log(value) / self.horizon] if value > 0 else [])
-
-    def _scalar(self, theta: Tensor) -> Tensor:
-        return (self.horizon * theta).exp()
-
-    def _matrix(self, theta: Tensor) -> Tensor:
-        return torch.linalg.matrix_exp(self.horizon * theta)
 
 
 def _from_above(x: Array) -> ComplexArray:

@@ -91,12 +91,7 @@ def _real_block(n: int, value: float, m: Propagator) -> RealArray:
 
 def _jordan_inverse(n: int, value: float, root: complex, m: Propagator) -> Array:
     """Return G with Ψ(G) = J_n(value) and the eigenvalue ``root``."""
-    return commuting_newton(m, _jordan(n, value), root)
-
-
-def _jordan(n: int, value: float) -> RealArray:
-    """Return the Jordan block J_n(value)."""
-    return value * np.eye(n) + np.eye(n, k=1)
+    return commuting_newton(m, value * np.eye(n) + np.eye(n, k=1), root)
 
 
 def _fold_parts(chains: list[RealArray], fold: Fold, m: Propagator) -> list[Part]:

@@ -26,6 +26,7 @@ from ...plan.moves import Move
 from ...solution import Solution
 from ...systems import Acceleration, FirstOrder, Newton, Positive, System
 from ..invert import initial_velocity
+from ..second_order_ode import equally_spaced
 from .planned import Planned, Route, positive
 
 Field = Callable[..., Tensor]
@@ -56,8 +57,7 @@ class Flow(nn.Module):
 
     def solve(self, x: Tensor, intervals: int, args: tuple[Any, ...]) -> Solution:
         """Solve to t1 through so many intervals."""
-        wide = torch.float64
-        t = torch.linspace(0, self.t1, intervals + 1, dtype=wide, device="cpu")
+        t = equally_spaced(self.t1, intervals)
         adapts = getattr(self.method, "adaptive", False)
         fixed = "step_size" in self.method.options and not adapts
         h = self.t1 / self.steps if fixed else None
@@ -174,7 +174,7 @@ class HeavyBallODE(Planned):
     def plan(self, x: Tensor) -> Plan:
         """The steps of the splitting."""
         self.system.check_numbers()
-        t = torch.tensor([0.0, self.t1], dtype=torch.float64, device=x.device)
+        t = equally_spaced(self.t1, 1).to(x.device)
         return compile_map(self.method, self.system, t, [self.steps], x)
 
     def force(self, time: Any, x: Tensor, *args: Any) -> Tensor:
