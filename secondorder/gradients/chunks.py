@@ -1,21 +1,22 @@
-"""CHUNK rows of a plan, there and back: the functions that are compiled.
+"""All rows of a plan, there and back: the functions that are compiled.
 
     float    on floats, backwards from the places at which forces were evaluated
     grid     on integers, backwards by undoing them
 
-Rows are those of ``plan/rows.py``, followed by the time and the nested kick.
+Each is one loop, torch's ``scan``, whose body takes CHUNK rows: what is compiled serves
+any number of rows.  Rows are those of ``plan/rows.py``, followed by the time and the
+nested kick; the grid's are followed by the factor of positions.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch._higher_order_ops import scan
+from torch.func import functional_call, vjp
 
 from ..monitor import WrappedField
-from ..plan.rows import CHUNK
 
 
 class Holder(WrappedField):
@@ -70,79 +71,77 @@ def evaluate(
 def float_forward(
     holder: nn.Module, inputs: Inputs, rows: Tensor, x: Tensor, v: Tensor, marks: bool
 ) -> tuple[Tensor, ...]:
-    """CHUNK rows: the state, the places of the forces, and the states in between."""
-    places, xs, vs = [], [], []
-    for n in range(CHUNK):
-        d0, c1, k1, d1, r, c2, k2 = rows[n, :7].unbind()
-        x = x + d0 * v
-        places.append(x)
-        f = evaluate(holder, inputs, rows[n], x, inputs.learned)
-        v = c1 * v + k1 * f
-        x = x + d1 * v
-        if marks:
-            xs.append(x)
-            vs.append(r * v)
-        v = c2 * v + k2 * f
-    kept = (torch.stack(xs), torch.stack(vs)) if marks else ()
-    return x, v, torch.stack(places), *kept
+    """The last state, the places of the forces, and the states in between."""
 
+    def chunk(state: Any, rows: Tensor) -> Any:
+        x, v = state
+        places, xs, vs = [], [], []
+        for row in rows.unbind():
+            d0, c1, k1, d1, r, c2, k2 = row[:7].unbind()
+            x = x + d0 * v
+            places.append(x)
+            f = evaluate(holder, inputs, row, x, inputs.learned)
+            v = c1 * v + k1 * f
+            x = x + d1 * v
+            if marks:
+                xs.append(x)
+                vs.append(r * v)
+            v = c2 * v + k2 * f
+        kept = (places, xs, vs) if marks else (places,)
+        return (x, v), tuple(torch.stack(k) for k in kept)
 
-def pull_rows(
-    holder: nn.Module,
-    inputs: Inputs,
-    rows: Tensor,
-    gx: Tensor,
-    gv: Tensor,
-    seen: tuple[Tensor, ...],
-    undo: Callable[[int, Any], Any],
-) -> tuple[Any, ...]:
-    """Cotangents back through CHUNK rows; ``undo(n, force)`` gives value and pull."""
-    pushes: list[Tensor] = []
-    places: list[Tensor] = []
-    for n in reversed(range(CHUNK)):
-        d0, c1, k1, d1, r, c2, k2 = rows[n, :7].unbind()
-        force = functools.partial(
-            lambda row, x: evaluate(holder, inputs, row, x, inputs.learned), rows[n]
-        )
-        place, pull = undo(n, force)
-        push, gv = k2 * gv, c2 * gv
-        if seen:
-            gx, gv = gx + seen[0][n], gv + r * seen[1][n]
-        gv = gv + d1 * gx
-        push, gv = push + k1 * gv, c1 * gv
-        gx = gx + pull(push)[0]
-        gv = gv + d0 * gx
-        pushes.insert(0, push)
-        places.insert(0, place)
-    found: tuple[Tensor, ...] = ()
-    if inputs.learned:
-        at = torch.stack(places)
-
-        def forces(learned: Sequence[Tensor]) -> Any:
-            each = functools.partial(evaluate, holder, inputs, learned=learned)
-            return vmap(each)(rows, at)
-
-        both: Any = vjp(forces, list(inputs.learned))
-        found = tuple(both[1](torch.stack(pushes))[0])
-    return gx, gv, found
+    state, kept = scan(chunk, (x, v), rows)
+    return *state, *kept
 
 
 def float_backward(
     holder: nn.Module,
     inputs: Inputs,
     rows: Tensor,
-    gx: Tensor,
-    gv: Tensor,
+    state: tuple[Tensor, ...],
     places: Tensor,
     seen: tuple[Tensor, ...],
-) -> tuple[Any, ...]:
-    """CHUNK rows back, evaluating the forces again where they were evaluated."""
+) -> tuple[Tensor, ...]:
+    """Cotangents back, the forces evaluated again where they were evaluated."""
 
-    def undo(n: int, force: Any) -> Any:
-        value_and_pull: Any = vjp(force, places[n])
-        return places[n], value_and_pull[1]
+    def chunk(state: Any, given: Any) -> Any:
+        rows, places, *seen = given
+        for n in reversed(range(len(rows))):
+            _, pull = value_and_pull(holder, inputs, rows[n], places[n])
+            state = pull_row(rows[n], pull, state, [s[n] for s in seen])
+        return state, rows[0, :1].clone()
 
-    return pull_rows(holder, inputs, rows, gx, gv, seen, undo)
+    return scan(chunk, state, (rows, places, *seen), reverse=True)[0]
+
+
+def value_and_pull(
+    holder: nn.Module, inputs: Inputs, row: Tensor, x: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    """The force at x, and its pull-back to x and to what is learned."""
+
+    def force(x: Tensor, learned: Sequence[Tensor]) -> Tensor:
+        return evaluate(holder, inputs, row, x, learned)
+
+    return cast(Any, vjp(force, x, list(inputs.learned)))
+
+
+def pull_row(
+    row: Tensor,
+    pull: Callable[[Tensor], Any],
+    state: tuple[Tensor, ...],
+    seen: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Cotangents of x, of v and of what is learned, back through one row."""
+    d0, c1, k1, d1, r, c2, k2 = row[:7].unbind()
+    gx, gv, *found = state
+    push, gv = k2 * gv, c2 * gv
+    if seen:
+        gx, gv = gx + seen[0], gv + r * seen[1]
+    gv = gv + d1 * gx
+    push, gv = push + k1 * gv, c1 * gv
+    moved, parts = pull(push)
+    gx = gx + moved
+    return gx, gv + d0 * gx, *(a + b for a, b in zip(found, parts, strict=True))
 
 
 def grid_forward(
@@ -152,24 +151,30 @@ def grid_forward(
     grid: Tensor,
     x: Tensor,
     u: Tensor,
-    like: Tensor,
     marks: bool,
 ) -> tuple[Tensor, ...]:
-    """CHUNK rows on integers; ``grid`` has their factors, then that of positions."""
-    xs, vs = [], []
-    for n in range(CHUNK):
-        d0, k1, d1, r, k2, scale = grid[n].unbind()
-        x = x + torch.round(u * d0)
-        place = x.to(like.dtype) * scale.to(like.dtype)
-        f = evaluate(holder, inputs, rows[n], place, inputs.learned).to(x.dtype)
-        u = u + torch.round(f * k1)
-        x = x + torch.round(u * d1)
-        if marks:
-            xs.append(x.to(like.dtype) * scale.to(like.dtype))
-            vs.append((u * r).to(like.dtype))
-        u = u + torch.round(f * k2)
-    kept = (torch.stack(xs), torch.stack(vs)) if marks else ()
-    return x, u, *kept
+    """The last state on integers, and the states in between as floats."""
+
+    def chunk(state: Any, given: Any) -> Any:
+        x, u = state
+        rows, grid = given
+        xs, vs = [], []
+        for n in range(len(rows)):
+            d0, k1, d1, r, k2, scale = grid[n].unbind()
+            x = x + torch.round(u * d0)
+            place = x.to(rows.dtype) * scale.to(rows.dtype)
+            f = evaluate(holder, inputs, rows[n], place, inputs.learned).to(x.dtype)
+            u = u + torch.round(f * k1)
+            x = x + torch.round(u * d1)
+            if marks:
+                xs.append(x.to(rows.dtype) * scale.to(rows.dtype))
+                vs.append((u * r).to(rows.dtype))
+            u = u + torch.round(f * k2)
+        kept = (torch.stack(xs), torch.stack(vs)) if marks else (rows[0, :1].clone(),)
+        return (x, u), kept
+
+    state, kept = scan(chunk, (x, u), (rows, grid))
+    return *state, *(kept if marks else ())
 
 
 def grid_backward(
@@ -179,24 +184,24 @@ def grid_backward(
     grid: Tensor,
     x: Tensor,
     u: Tensor,
-    gx: Tensor,
-    gv: Tensor,
+    state: tuple[Tensor, ...],
     seen: tuple[Tensor, ...],
-) -> tuple[Any, ...]:
-    """CHUNK rows undone, cotangents on the way."""
-    state = [x, u]
+) -> tuple[Tensor, ...]:
+    """The state undone, and cotangents on the way."""
 
-    def undo(n: int, force: Any) -> Any:
-        d0, k1, d1, _, k2, scale = grid[n].unbind()
-        x, u = state
-        x = x - torch.round(u * d1)  # k₂ or d₁ is 0
-        place = x.to(gx.dtype) * scale.to(gx.dtype)
-        f, pull = cast(Any, vjp(force, place))
-        f = f.to(x.dtype)
-        u = u - torch.round(f * k2)
-        u = u - torch.round(f * k1)
-        state[:] = x - torch.round(u * d0), u
-        return place, pull
+    def chunk(state: Any, given: Any) -> Any:
+        x, u, *cotangents = state
+        rows, grid, *seen = given
+        for n in reversed(range(len(rows))):
+            d0, k1, d1, _, k2, scale = grid[n].unbind()
+            x = x - torch.round(u * d1)  # k₂ or d₁ is 0
+            place = x.to(rows.dtype) * scale.to(rows.dtype)
+            f, pull = value_and_pull(holder, inputs, rows[n], place)
+            f = f.to(x.dtype)
+            u = u - torch.round(f * k2)
+            u = u - torch.round(f * k1)
+            x = x - torch.round(u * d0)
+            cotangents = pull_row(rows[n], pull, cotangents, [s[n] for s in seen])
+        return (x, u, *cotangents), rows[0, :1].clone()
 
-    gx, gv, found = pull_rows(holder, inputs, rows, gx, gv, seen, undo)
-    return *state, gx, gv, found
+    return scan(chunk, (x, u, *state), (rows, grid, *seen), reverse=True)[0]

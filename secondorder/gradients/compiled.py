@@ -1,24 +1,24 @@
 """The compiled route: a plan as rows of numbers, run by two compiled functions.
 
-    forward     CHUNK rows at once, from state to state
-    backward    CHUNK rows at once, from cotangents to cotangents
+    forward     all rows, from state to state
+    backward    all rows, from cotangents to cotangents
 
 Both take the rows as data, so another number of steps, another ε or another splitting
 method compiles nothing anew; another shape does, and so does whatever
 ``torch.compile`` guards of the field.  Parameters are inputs: what is compiled keeps
-none.  The gradients of the parameters are taken for a chunk at once, under ``vmap``.
+none.
 
 ``"backprop"`` keeps the positions at which forces were evaluated and evaluates them
-again; ``"reversible"`` keeps the last state, as integers, and undoes the chunks.  The
-two graphs are different, so that the bits agree is no theorem: the fingerprint of the
-start is compared.
+again; ``"reversible"`` keeps the last state, as integers, and undoes the rows, in as
+many calls as there are bytes of damping to move.  The two graphs are different, so that
+the bits agree is no theorem: the fingerprint of the start is compared.
 
 What cannot be compiled runs as it would without, after a ``CompileWarning``.
 """
 
 import functools
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..plan.moves import Plan
-from ..plan.rows import CHUNK, Rows, Unpackable, grid_rows, pack
+from ..plan.rows import CHUNK, SPAN, Rows, Unpackable, grid_rows, pack
 from .chunks import Holder, Inputs
 from .compiling import CompileStats, CompileWarning, check_field, check_state, entry_of
 from .fixed_point import FixedPoint, fingerprint, fixed_point_for, unit_of
@@ -76,7 +76,8 @@ class Solve:
         table = torch.tensor(self.rows.table, dtype=torch.float64)
         inner = torch.tensor(self.rows.inner or [0.0] * len(table), dtype=torch.float64)
         rows = torch.cat([table, self.rows.times[:, None], inner[:, None]], 1)
-        self.chunks = rows.to(x.device, x.dtype).split(CHUNK)
+        self.table = rows.to(x.device, x.dtype)
+        self.bytes = [0] * (len(table) // SPAN)
         self.marked = not self.rows.last_only
         self.probe(field, x, args)
         kind = self.bound.names, places, self.marked, self.bound.nested
@@ -91,7 +92,7 @@ class Solve:
         versions = [b._version for *_, b, _ in noted.places]
         with torch.enable_grad():
             start = x.detach()
-            value = field(self.chunks[0][0, 7], start, *args)
+            value = field(self.table[0, 7], start, *args)
         if random.changed_since(random.first)[1]:
             random.undo()
             raise Unpackable("its field draws random numbers")
@@ -124,39 +125,38 @@ class Solve:
         )
         grid = torch.tensor(table, dtype=torch.float64) * factors
         scale = torch.full((len(grid), 1), q / fx, dtype=torch.float64)
-        self.factors = torch.cat([grid, scale], 1).to(x.device).split(CHUNK)
+        self.factors = torch.cat([grid, scale], 1).to(x.device)
         self.scales = q / fx, [row[3] * q / fu for row in table]
         self.load = fx / q, fu / q
 
+    def segments(self) -> list[tuple[int, int]]:
+        """The rows between two moves of bytes, from and to."""
+        starts = [n for n, moved in enumerate(self.bytes) if moved or n == 0]
+        ends = [*starts[1:], len(self.bytes)]
+        return [(SPAN * n, SPAN * m) for n, m in zip(starts, ends, strict=True)]
+
     def forward(self, x: Tensor, v: Tensor) -> tuple[list[Tensor], Any]:
         """Run the rows; return the recorded states, and what the way back needs."""
-        states: list[tuple[Tensor, ...]] = []
         if not self.exact:
-            places = []
-            for rows in self.chunks:
-                x, v, place, *kept = self.ahead(
-                    self.holder, self.bound, rows, x, v, self.marked
-                )
-                places.append(place)
-                states.append(tuple(kept))
+            x, v, places, *kept = self.ahead(
+                self.holder, self.bound, bodies(self.table), x, v, self.marked
+            )
             r = self.rows.table[-1][4]
-            return self.recorded(states, x, v if r == 1.0 else r * v), places
-        like, grid = x[:0], self.grid
+            v = v if r == 1.0 or self.marked else r * v
+            return self.recorded([kept], x, v), places
+        grid, states, stack = self.grid, [], []
         px, pu = self.load
         x, u = grid.load(x, px), grid.load(v, pu)
-        begin, stack = fingerprint(x, u), []
-        for rows, factors, moved in zip(
-            self.chunks, self.factors, self.bytes, strict=True
-        ):
-            for _ in range(moved):
+        begin = fingerprint(x, u)
+        for a, b in self.segments():
+            for _ in range(self.bytes[a // SPAN]):
                 u, low = grid.split(u, 8)
                 stack.append(low)
-            for _ in range(-moved):
+            for _ in range(-self.bytes[a // SPAN]):
                 u = grid.join(u, stack.pop() if stack else None, 8)
-            x, u, *kept = self.ahead(
-                self.holder, self.bound, rows, factors, x, u, like, self.marked
-            )
-            states.append(tuple(kept))
+            both = bodies(self.table[a:b]), bodies(self.factors[a:b])
+            x, u, *kept = self.ahead(self.holder, self.bound, *both, x, u, self.marked)
+            states.append(kept)
         position, velocity = self.scales
         end = grid.position(x, position), grid.read(u, velocity[-1])
         return self.recorded(states, *end), (begin, x, u, stack)
@@ -165,81 +165,76 @@ class Solve:
         """Positions and velocities at the marks, in turns."""
         if not self.marked:
             return [x, v]
-        xs, vs = (torch.cat(parts) for parts in zip(*states, strict=True))
+        xs, vs = (torch.cat(p).flatten(0, 1) for p in zip(*states, strict=True))
         return [s for n in self.rows.marks for s in (xs[n].clone(), vs[n].clone())]
 
     def backward(self, kept: Any, like: Tensor, outputs: Any) -> tuple[Any, ...]:
         """Cotangents of the start and of the inputs."""
         gx, gv = torch.zeros_like(like), torch.zeros_like(like)
-        seen: Any = [()] * len(self.chunks)
+        seen: tuple[Tensor, ...] = ()
         if self.marked:
-            gxs, gvs = (like.new_zeros(len(self.rows.table), *like.shape) for _ in "xv")
-            for n, one, other in zip(
+            seen = tuple(like.new_zeros(len(self.table), *like.shape) for _ in "xv")
+            for n, *given in zip(
                 self.rows.marks, outputs[::2], outputs[1::2], strict=True
             ):
-                gxs[n] = 0.0 if one is None else one
-                gvs[n] = 0.0 if other is None else other
-            seen = list(zip(gxs.split(CHUNK), gvs.split(CHUNK), strict=True))
+                for all_rows, one in zip(seen, given, strict=True):
+                    all_rows[n] = 0.0 if one is None else one
         else:
             gx = gx if outputs[0] is None else outputs[0].contiguous()
             row = self.rows.table[-1]
             gv = gv if outputs[1] is None else (row[4] * outputs[1]).contiguous()
-        found = [torch.zeros_like(i) for i in self.bound.learned]
-        back = self.unfinished(kept)
-        for rows, own, more in zip(
-            reversed(self.chunks), reversed(seen), back, strict=True
-        ):
-            gx, gv, parts = more(rows, gx, gv, own)
-            if found:
-                torch._foreach_add_(found, list(parts))
-        return gx, gv, found
+        state = gx, gv, *map(torch.zeros_like, self.bound.learned)
+        if self.exact:
+            return self.undone(kept, state, seen)
+        seen = tuple(bodies(s) for s in seen)
+        torch._dynamo.mark_dynamic(kept, 0)
+        rows = bodies(self.table)
+        return self.back(self.holder, self.bound, rows, state, kept, seen)
 
-    def unfinished(self, kept: Any) -> Iterable[Any]:
-        """For each chunk, from the last, how its cotangents are pulled back."""
-        if not self.exact:
-            for place in reversed(kept):
-                yield lambda rows, gx, gv, own, place=place: self.back(
-                    self.holder, self.bound, rows, gx, gv, place, own
-                )
-            return
-        begin, x, u, stack = kept
+    def undone(self, kept: Any, state: Any, seen: Any) -> Any:
+        """The cotangents, once the rows are undone and the start is there again."""
+        begin, x, u, bytes = kept
         alive = (x.isfinite() & u.isfinite()).reshape(
             1, len(x) if x.ndim > 1 else 1, -1
         )
-        alive = alive.all(-1)
-        stack, state = list(stack), [x, u]
+        alive, stack = alive.all(-1), list(bytes)
         depth = shift_depths(self.bytes)
-
-        def chunk(factors: Tensor, rows: Any, gx: Any, gv: Any, own: Any) -> Any:
-            *state[:], gx, gv, found = self.back(
-                self.holder, self.bound, rows, factors, *state, gx, gv, own
+        for a, b in reversed(self.segments()):
+            both = bodies(self.table[a:b]), bodies(self.factors[a:b])
+            own = tuple(bodies(s[a:b]) for s in seen)
+            x, u, *state = self.back(
+                self.holder, self.bound, *both, x, u, tuple(state), own
             )
-            return gx, gv, found
-
-        for n in reversed(range(len(self.chunks))):
-            yield functools.partial(chunk, self.factors[n])
-            for had in reversed(depth[n]):
+            for had in reversed(depth[a // SPAN]):
                 if had == "push":
-                    state[1] = self.grid.join(state[1], stack.pop(), 8)
+                    u = self.grid.join(u, stack.pop(), 8)
                 else:
-                    state[1], low = self.grid.split(state[1], 8)
+                    u, low = self.grid.split(u, 8)
                     if had == "pop":
                         stack.append(low)
-        now, was = fingerprint(*state) * alive, begin * alive
+        now, was = fingerprint(x, u) * alive, begin * alive
         if bool((now != was).any().item()):
             raise RuntimeError(UNFAITHFUL)
+        return state
+
+
+def bodies(rows: Tensor) -> Tensor:
+    """Rows as the compiled loop takes them, CHUNK at a time, of any number."""
+    several = rows.unflatten(0, (-1, CHUNK))
+    torch._dynamo.mark_dynamic(several, 0)
+    return several
 
 
 def shift_depths(bytes: Sequence[int]) -> list[list[str]]:
     """What each byte move was: a push, a pop, or zeros shifted in."""
     depth, found = 0, []
     for moved in bytes:
-        chunk = ["push"] * moved
+        here = ["push"] * moved
         depth += max(moved, 0)
         for _ in range(-moved):
-            chunk.append("pop" if depth else "shift")
+            here.append("pop" if depth else "shift")
             depth = max(depth - 1, 0)
-        found.append(chunk)
+        found.append(here)
     return found
 
 
@@ -267,8 +262,7 @@ class CompiledSolve(torch.autograd.Function):
             )
         _ = ctx.saved_tensors
         with torch.no_grad():
-            gx, gv, found = ctx.solve.backward(ctx.kept, ctx.like, outputs)
-        return None, gx, gv, *found
+            return None, *ctx.solve.backward(ctx.kept, ctx.like, outputs)
 
 
 @torch.compiler.disable

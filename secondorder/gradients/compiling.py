@@ -46,7 +46,7 @@ class CompileStats:
     seconds : float
         Wall time spent on making them.
     hits : int
-        Chunks that ran without compiling.
+        Calls that compiled nothing.
     fallbacks : list of str
         Why solves were run eagerly.
 

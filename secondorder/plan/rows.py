@@ -4,22 +4,25 @@
     v ← c₂ v + k₂ f
 
 Kicks and damps between two evaluations are composed, so plans of all splitting methods
-have this form; what follows the last record is dropped.  Rows come in chunks of
-``CHUNK``; rows that do nothing, at the point of the first evaluation, fill up the first
-chunk.  The grid's scale s and its bytes are as in ``gradients/tape.py``, but bytes move
-between chunks only.
+have this form; what follows the last record is dropped.  Rows come in spans of
+``SPAN``; rows that do nothing, at the point of the first evaluation, fill up the first
+span.  The grid's scale s and its bytes are as in ``gradients/tape.py``, but bytes move
+between spans only.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from .moves import Damp, Drift, Kick, Plan, Record
 
-CHUNK = 5  # more take longer to compile, fewer longer to run
+CHUNK = 2  # rows in the body of the compiled loop: more take longer to compile
+SPAN = 2 * CHUNK  # two bodies at least: torch takes a loop of one for a special case
 D0, C1, K1, D1, R, C2, K2 = range(7)
+LEARNED = "a number of its plan (epsilon, gamma, t) is learned"
 IDENTITY = (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 
 
@@ -33,7 +36,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     table : list of list of float
-        One row (d₀, c₁, k₁, d₁, r, c₂, k₂) for each evaluation, in whole chunks.
+        One row (d₀, c₁, k₁, d₁, r, c₂, k₂) for each evaluation, in whole spans.
     times : Tensor
         Of the evaluations, float64 on the host.
     marks : list of int
@@ -68,41 +71,87 @@ def pack(plan: Plan, weights: Sequence[Any]) -> Rows:
         For learned or per-coordinate weights, doubled velocities and other moves that
         a row does not have.
     """
+    kinds = []
+    for move in plan:
+        kind, weight = type(move), move[0]
+        if type(weight) is not float:
+            check_number(weight)
+        kinds.append((kind, *(move[2:] if kind is Kick else move[1:])))
+    fixed = not any(isinstance(n, Tensor) for kind in set(kinds) for n in kind)
+    make = packed if fixed else packed.__wrapped__
+    table, marks, inner, at = make(tuple(kinds), tuple(weights))
+    times = [cast(Kick, plan[i]).time for i in at]
+    if any(isinstance(t, int) for t in times):
+        raise Unpackable("its layers are blocks of their own")
+    if any(isinstance(t, Tensor) and t.requires_grad for t in times):
+        raise Unpackable(LEARNED)
+    if any(isinstance(t, Tensor) and t.numel() != 1 for t in times):
+        raise Unpackable("its plan has numbers per sample or per coordinate")
+    when = torch.stack([torch.as_tensor(t).reshape(()) for t in times])
+    return Rows(table, when.detach().double().cpu(), marks, inner)
+
+
+def check_number(number: Any) -> None:
+    """Raise where a row cannot hold a number."""
+    if isinstance(number, Tensor) and number.requires_grad:
+        raise Unpackable(LEARNED)
+    if isinstance(number, Tensor) and number.numel() != 1:
+        raise Unpackable("its plan has numbers per sample or per coordinate")
+
+
+def check_kind(kind: type, more: Any) -> None:
+    """Raise where a move is no move of a row."""
+    if kind not in (Kick, Drift, Damp, Record):
+        raise Unpackable(f"its plan has moves of kind {kind.__name__}")
+    if kind is Kick:
+        check_number(more[1])
+        if more[2]:
+            raise Unpackable("the method doubles the velocity")
+        if more[3]:
+            raise Unpackable("its plan has kicks by the position itself")
+    if kind is Damp and more[0]:
+        raise Unpackable("the method doubles the velocity")
+
+
+@functools.lru_cache(64)
+def packed(kinds: tuple[Any, ...], weights: tuple[float, ...]) -> Any:
+    """Table, marks, nested kicks and places of the rows' kicks; made once per plan."""
     table: list[list[float]] = []
-    times: list[Any] = []
+    at: list[int] = []
     marks: list[int] = []
     inner: list[Any] = []
     ahead, damp = [0.0, 1.0], 1.0  # d₀ and c₁ of the next row; what d₁ is followed by
     marked = leaving = False
-    for move, weight in zip(plan, weights, strict=True):
-        check_plain(move, weight)
+    for kind, *more in set(kinds):
+        check_kind(kind, more)
+    for i, ((kind, *more), weight) in enumerate(zip(kinds, weights, strict=True)):
         row = table[-1] if table else None
-        if isinstance(move, Kick) and move.fresh:
+        if kind is Kick and more[0]:
             if row and not leaving:
                 row[C2] *= damp
             table.append([ahead[0], ahead[1], weight, 0.0, 1.0, 1.0, 0.0])
             ahead, damp, marked, leaving = [0.0, 1.0], 1.0, False, False
-            times.append(move.time)
-            inner.append(move.inner)
-        elif isinstance(move, Record):
+            at.append(i)
+            inner.append(more[1])
+        elif kind is Record:
             if row is None or marked or leaving or row[K2]:
                 raise Unpackable("its plan records twice between two evaluations")
             row[R], marked = weight * damp, True
             marks.append(len(table) - 1)
-        elif row is None or leaving or (isinstance(move, Drift) and marked):
-            if isinstance(move, Kick):
+        elif row is None or leaving or (kind is Drift and marked):
+            if kind is Kick:
                 raise Unpackable("its plan kicks twice by a force of another place")
             if row and not leaving:
                 row[C2] *= damp
                 damp = 1.0
             leaving = row is not None
-            if isinstance(move, Drift):
+            if kind is Drift:
                 ahead[0] += weight * ahead[1]
             else:
                 ahead[1] *= weight
-        elif isinstance(move, Drift):
+        elif kind is Drift:
             row[D1] += weight * damp
-        elif isinstance(move, Damp):
+        elif kind is Damp:
             if row[D1] == 0 and not marked:
                 row[C1], row[K1] = row[C1] * weight, row[K1] * weight
             else:
@@ -119,63 +168,43 @@ def pack(plan: Plan, weights: Sequence[Any]) -> Rows:
     nested = [i is not None for i in inner[:last]]
     if any(nested) and not all(nested):
         raise Unpackable("some of its kicks are nested and others not")
-    return filled_up(table[:last], times[:last], marks, inner[:last], any(nested))
+    depth = [float(i) for i in inner[:last]] if any(nested) else None
+    return filled_up(table[:last], marks, depth, at[:last])
 
 
 def filled_up(
-    table: list[list[float]],
-    times: list[Any],
-    marks: list[int],
-    inner: list[Any],
-    nested: bool,
-) -> Rows:
-    """Rows in whole chunks: those that do nothing come first."""
-    more = -len(table) % CHUNK
+    table: list[list[float]], marks: list[int], inner: list[float] | None, at: list[int]
+) -> Any:
+    """Rows in whole spans: those that do nothing come first."""
+    more = -len(table) % SPAN
     if more:
         first = [table[0][D0], *IDENTITY[1:]]
         table[0][D0] = 0.0
         table = [first, *(list(IDENTITY) for _ in range(more - 1)), *table]
-    when = torch.stack([torch.as_tensor(t).double().cpu() for t in times])
-    when = torch.cat([when[:1].expand(more), when])
-    depth = [inner[0]] * more + inner if nested else None
-    return Rows(table, when, [m + more for m in marks], depth)
-
-
-def check_plain(move: Any, weight: Any) -> None:
-    """Raise where a move is no move of a row."""
-    if not isinstance(move, (Kick, Drift, Damp, Record)):
-        raise Unpackable(f"its plan has moves of kind {type(move).__name__}")
-    if isinstance(getattr(move, "time", None), int):
-        raise Unpackable("its layers are blocks of their own")
-    tensors = [n for n in (weight, *move) if isinstance(n, Tensor)]
-    if any(n.requires_grad for n in tensors):
-        raise Unpackable("a number of its plan (epsilon, gamma, t) is learned")
-    if any(n.numel() != 1 for n in tensors):
-        raise Unpackable("its plan has numbers per sample or per coordinate")
-    if getattr(move, "velocity_copy", 0) or getattr(move, "gap_only", False):
-        raise Unpackable("the method doubles the velocity")
+    inner = [inner[0]] * more + inner if inner else None
+    return table, [m + more for m in marks], inner, [at[0]] * more + at
 
 
 def grid_rows(rows: Rows) -> tuple[list[list[float]], list[int]]:
-    """Rows of a velocity that is kept as v/s, and the bytes to move before each chunk.
+    """Rows of a velocity that is kept as v/s, and the bytes to move before each span.
 
     Returns
     -------
     table : list of list of float
         (d₀, k₁, d₁, r, k₂) in units of the scale s at their place.
     bytes : list of int
-        Before each chunk: bytes to push (> 0) or to pop (< 0).
+        Before each span: bytes to push (> 0) or to pop (< 0).
 
     Raises
     ------
     Unpackable
-        Where damping outruns the bytes within one chunk, or kicks cannot be undone.
+        Where damping outruns the bytes within one span, or kicks cannot be undone.
     """
     s = 1.0
     table: list[list[float]] = []
     shifts: list[int] = []
     for n, row in enumerate(rows.table):
-        if n % CHUNK == 0:
+        if n % SPAN == 0:
             moved = 0
             while s < 2.0**-8:
                 s, moved = s * 2.0**8, moved + 1
@@ -188,7 +217,7 @@ def grid_rows(rows: Rows) -> tuple[list[list[float]], list[int]]:
         two = one * row[C2]
         if not 2.0**-20 <= min(abs(one), abs(two)) <= max(one, two) <= 2.0**12:
             raise Unpackable(
-                f"its damping within {CHUNK} evaluations is too strong for the grid"
+                f"its damping within {SPAN} evaluations is too strong for the grid"
             )
         table.append(
             [row[D0] * s, row[K1] / one, row[D1] * one, row[R] * one, row[K2] / two]

@@ -7,7 +7,6 @@ is the rows, the byte moves, the inputs and the fallbacks.
 import copy
 import gc
 import pickle
-import sys
 import warnings
 
 import pytest
@@ -16,10 +15,7 @@ from problems import mlp, noise
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients import chunks, compiling
-from secondorder.plan import rows
-
-compiled = sys.modules["secondorder.gradients.compiled"]  # the name is a function's
+from secondorder.gradients import compiling
 
 
 @pytest.fixture
@@ -31,8 +27,6 @@ def traced(monkeypatch):
         return graph.forward
 
     monkeypatch.setattr(compiling.Compiled, "backend", backend)
-    for module in (rows, chunks, compiled):  # short chunks are traced sooner
-        monkeypatch.setattr(module, "CHUNK", 2)
 
 
 def solve(field, gradient, compile=True, points=2, method="verlet", step=0.1, **more):
@@ -76,7 +70,7 @@ def test_one_compilation_serves_every_method_step_and_epsilon(traced, gradient):
     ):
         compare(field, gradient, method=method, step=step, epsilon=epsilon)
     stats = so.compile_stats(field)
-    assert stats.compilations == 2 and not stats.fallbacks and stats.hits > 40
+    assert stats.compilations == 2 and not stats.fallbacks and stats.hits >= 6
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "reversible"])
@@ -97,8 +91,6 @@ def test_trajectories_nested_kicks_and_arguments(traced, gradient):
 
 
 def test_the_compiler_itself_reverses_exactly(monkeypatch):
-    for module in (rows, chunks, compiled):
-        monkeypatch.setattr(module, "CHUNK", 1)
     net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 3))
     field = so.Autonomous(net)
     compare(field, "reversible", step=0.2)
