@@ -80,6 +80,11 @@ def fits(value: Any, x: Tensor, name: str, matrix: bool = False) -> None:
 
     With ``matrix``, a square matrix may act on its last axis.
     """
+    if isinstance(value, (tuple, list, dict)):
+        raise ValueError(
+            f"`{name}` is a structure of numbers, but the state is one tensor; give a "
+            "number, one value per coordinate, or a state of the same structure"
+        )
     if not isinstance(value, Tensor) or value.ndim == 0:
         return
     shape, d = tuple(value.shape), x.shape[-1] if x.ndim else 1

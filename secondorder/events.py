@@ -16,7 +16,7 @@ Differential Equations", ICLR 2021, section 3.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -27,6 +27,7 @@ from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import METHODS, External, Method, Splitting, check_fit, find_method
 from .methods.event_search import Search, find_step, refine_event
 from .methods.slopes import slopes
+from .methods.structured import solve_structured, structured
 from .monitor import MonitoredField
 from .solution import DenseOutput, Solution, Stats
 from .systems import Problem, System, check_state
@@ -37,7 +38,7 @@ MOST_STEPS = 10_000
 
 def odeint_event(
     system: System,
-    state: tuple[Tensor, Tensor | None] | Tensor,
+    state: tuple[Any, Any] | Mapping[Any, Any] | Tensor,
     t0: float | Tensor,
     *,
     event_fn: Callable[..., Tensor],
@@ -59,7 +60,8 @@ def odeint_event(
     system : SecondOrder, Newton, Acceleration or FirstOrder
         What is solved.
     state : (Tensor, Tensor or None)
-        Position and velocity at ``t0``, each ``(..., d)``.
+        Position and velocity at ``t0``, each ``(..., d)``, or structures of tensors as
+        in ``odeint``.
     t0 : float or Tensor
         Initial time, 0-d; with ``per_sample`` also ``(batch,)``.
     event_fn : callable
@@ -121,6 +123,8 @@ def odeint_event(
     >>> height.grad.item()  # d √(2h)/dh
     0.7071067
     """
+    if structured(system, state):
+        return cast(tuple[Tensor, Solution], solve_structured(odeint_event, locals()))
     system = forced(checks.system(system, System), forcing)
     x, v = check_state(system, state)
     kind = t0.dtype if isinstance(t0, Tensor) else torch.float64

@@ -5,14 +5,15 @@
 Nothing below this file sees a name or checks an argument again.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from torch import Tensor
 
 from .gradients import GRADIENTS, Gradient, compiled, find_gradient
 from .methods import Method, check_fit, find_method
 from .methods.drive import check_events, march
+from .methods.structured import solve_structured, structured
 from .monitor import Monitor
 from .solution import Solution
 from .systems import System, check_problem
@@ -20,7 +21,7 @@ from .systems import System, check_problem
 
 def odeint(
     system: System,
-    state: tuple[Tensor, Tensor | None] | Tensor,
+    state: tuple[Any, Any] | Mapping[Any, Any] | Tensor,
     t: Tensor | Sequence[float],
     *,
     method: str | Method = "verlet",
@@ -52,7 +53,9 @@ def odeint(
         What is solved.
     state : (Tensor, Tensor or None)
         Initial position and velocity, each ``(..., d)``; None is zero velocity.  For
-        FirstOrder x0 alone, or (x0, None).
+        FirstOrder x0 alone, or (x0, None).  Each may be a tuple, list or dictionary of
+        tensors, also nested: the field then gets and returns this structure,
+        ``Solution.x`` and ``.v`` have it, and so may the numbers of the system.
     t : Tensor
         Times ``(n,)``, strictly increasing or decreasing, the first one that of the
         state; or ``(batch, n)``, one grid per sample along the first axis of ``x0``
@@ -139,6 +142,8 @@ def odeint(
     ----------
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (5).
     """
+    if structured(system, state):
+        return cast(Solution, solve_structured(odeint, locals()))
     monitor = Monitor(check_finite, progress)
     problem = check_problem(system, state, t, args, forcing, breakpoints, monitor)
     how, route = find_method(method), find_gradient(gradient, GRADIENTS)

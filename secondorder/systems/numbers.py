@@ -4,12 +4,13 @@
     torch.tensor([0.5, 2.0])           fixed, one per coordinate; moves with the module
     nn.Parameter(torch.tensor(0.5))    learned; training may push it out of its range
     Positive(0.5)                      learned as log a, positive whatever happens
+    (0.5, Positive(2.0)), {"q": 0.5}   one for each tensor of a state of several
 
 A module with such numbers reads each as a float or a tensor under its name.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +23,11 @@ FREED = "backward through the graph a second time"
 MOST_NODES = 10_000  # of a graph that is searched for what a backward pass has freed
 
 
-class Positive(nn.Module):
+class Computed(nn.Module):
+    """A number that is computed whenever it is read."""
+
+
+class Positive(Computed):
     """A positive number that is learned: stored as log a, read as a.
 
     It takes the place of a float wherever an ``epsilon``, a ``mass`` or a ``damping``
@@ -86,7 +91,7 @@ class WithNumbers(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)
-        return value() if isinstance(value, Positive) else value
+        return value() if isinstance(value, Computed) else value
 
     def fixed_numbers(self) -> dict[str, float]:
         """The numbers that are floats."""
@@ -150,9 +155,61 @@ def register_number(module: nn.Module, name: str, value: Any) -> None:
 
 def keep_positive(module: nn.Module, name: str, value: Any, zero: bool = False) -> None:
     """Check a number of a system and keep it."""
-    if not isinstance(value, Positive):
+    if is_structure(value):
+        value = Numbers(value, lambda leaf: checks.positive(leaf, name, zero))
+    elif not isinstance(value, Positive):
         value = checks.positive(value, name, zero)
     register_number(module, name, value)
+
+
+class Numbers(WithNumbers, Computed):
+    """Numbers in the structure of a state, each fixed or learned."""
+
+    def __init__(self, tree: Any, check: Callable[[Any], Any]) -> None:
+        super().__init__()
+        names: list[str] = []
+        self.tree = self.keep(tree, check, names)
+        self.number_names = tuple(names)
+
+    def keep(self, tree: Any, check: Callable[[Any], Any], names: list[str]) -> Any:
+        """Register all numbers, and return their names in the same structure."""
+        if is_structure(tree):
+            kept = [self.keep(part, check, names) for _, part in branches(tree)]
+            return rebuild(tree, kept)
+        names.append(f"number{len(names)}")
+        value = tree if isinstance(tree, Positive) else check(tree)
+        register_number(self, names[-1], value)
+        return names[-1]
+
+    def forward(self) -> Any:
+        """Return the structure of numbers."""
+        return build(self.tree, (getattr(self, name) for name in self.number_names))
+
+
+def is_structure(value: Any) -> bool:
+    """Whether a value holds others: a tuple, a list or a dictionary."""
+    return isinstance(value, (tuple, list, Mapping))
+
+
+def branches(tree: Any) -> Iterable[tuple[Any, Any]]:
+    """The keys and the values of a tuple, a list or a dictionary."""
+    return tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+
+
+def rebuild(tree: Any, values: Iterable[Any]) -> Any:
+    """The same tuple, named tuple, list or dictionary of other values."""
+    if isinstance(tree, Mapping):
+        return dict(zip(tree, values, strict=True))
+    if hasattr(tree, "_fields"):
+        return type(tree)(*values)
+    return list(values) if isinstance(tree, list) else tuple(values)
+
+
+def build(tree: Any, values: Iterator[Any]) -> Any:
+    """The same structure of other values."""
+    if not is_structure(tree):
+        return next(values)
+    return rebuild(tree, [build(part, values) for _, part in branches(tree)])
 
 
 class Source:

@@ -14,7 +14,14 @@ from torch import Tensor
 from .. import checks
 from .fields import Forced
 from .modal import is_matrix
-from .numbers import Positive, WithNumbers, in_dtype, register_number
+from .numbers import (
+    Computed,
+    Numbers,
+    WithNumbers,
+    in_dtype,
+    is_structure,
+    register_number,
+)
 
 
 class Restored(WithNumbers):
@@ -46,8 +53,10 @@ def split(field: Any) -> tuple[Any, Any]:
 
 def check_stiffness(value: Any) -> Any:
     """Return K if it is finite, or raise."""
-    if isinstance(value, Positive):
+    if isinstance(value, Computed):
         return value
+    if is_structure(value):
+        return Numbers(value, check_stiffness)
     if not isinstance(value, Tensor):
         value = checks.positive(abs(value), "stiffness", zero=True) and float(value)
     elif not value.is_floating_point() or not bool(value.detach().isfinite().all()):
