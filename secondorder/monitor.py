@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+# The node of a leaf.
+LEAF: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]
+
 
 def owner_of(field: Any) -> nn.Module | None:
     """The module that a field is, or belongs to."""
@@ -191,11 +194,12 @@ def untracked_leaf(
         if node in seen:
             continue
         seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
+        if type(node) is LEAF:
+            leaf: Tensor = node.variable
             if outside or (id(leaf) not in known and id(leaf) not in own):
                 return leaf
-        elif since is not None and not outside and node._sequence_nr() < since:
+            continue
+        if since is not None and not outside and node._sequence_nr() < since:
             outside, seen, todo = True, {None}, []  # any leaf behind it will do
         todo.extend(parent for parent, _ in node.next_functions)
     return None

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ..plan.moves import Damp, Drift, Kick, Mix, Move, Record, Shear, shear
+from .fixed_point import cast
 from .integers import Integers
 from .tape import Step
 
 ENGINE: Any = torch.autograd.Variable._execution_engine
+FEW = 64  # distinct factors, not one for each of many uneven steps
 Graph = tuple[Tensor, ...]  # a force, and the leaves x (and v) it was computed from
 
 
@@ -32,6 +34,18 @@ class Cotangents:
         self.outputs = list(outputs)  # (gx, gv) of the records not yet met
         self.numbers: dict[int, Tensor] = {}
         self.pending: Tensor | None = None
+        self.factors: dict[float, Tensor] = {}
+
+    def factor(self, number: Any) -> Any:
+        """A number to multiply by, as a tensor: one of Python costs twice as much."""
+        if isinstance(number, Tensor):
+            return number.detach()
+        if number not in self.factors:
+            if len(self.factors) >= FEW:
+                return number
+            factor = torch.tensor(number, dtype=self.x.dtype, device="cpu")
+            self.factors[number] = factor
+        return self.factors[number]
 
     def add(self, number: Any, one: Tensor, other: Tensor) -> None:
         """Gradient of a number that multiplied ``other``, given that of the product."""
@@ -46,7 +60,7 @@ class Cotangents:
         if move.velocity_copy:
             push = push + move.velocity_copy * self.velocities[1]
         self.add(move.weight, push, value.detach())
-        part = detached(move.weight) * push
+        part = self.factor(move.weight) * push
         self.pending = part if self.pending is None else self.pending + part
 
     def pull(self, graph: Graph, move: Kick) -> None:
@@ -56,7 +70,7 @@ class Cotangents:
         if value.requires_grad and pending is not None:
             # torch.autograd.backward, without its checks: a quarter of a small block.
             ENGINE.run_backward(
-                (value,), (pending.to(value.dtype),), False, False, (),
+                (value,), (cast(pending, value.dtype),), False, False, (),
                 allow_unreachable=True, accumulate_grad=True,
             )  # fmt: skip
         grad = leaves[0].grad
@@ -79,7 +93,7 @@ class Cotangents:
             if wants_gradient(move.weight):
                 before = state.velocity(step.read, part)
                 self.add(move.weight, self.velocities[part], before)
-            self.velocities[part] *= detached(move.weight)
+            self.velocities[part] *= self.factor(move.weight)
         elif isinstance(move, Record):
             self.record(move, lambda: state.velocity(step.read))
 

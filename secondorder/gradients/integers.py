@@ -59,8 +59,11 @@ class Integers:
             self.left = torch.zeros_like(poison, dtype=torch.bool)
         narrow = torch.promote_types(grid.like, torch.float32)
         self.to_position: Any = 2.0**-grid.fx * self.unit
-        if isinstance(self.to_position, Tensor):
-            self.to_position = self.to_position.to(narrow)
+        # Numbers of another dtype, and those of Python, cost twice as much.
+        if not isinstance(self.to_position, Tensor):
+            wide = torch.float64
+            self.to_position = torch.tensor(self.to_position, dtype=wide, device="cpu")
+        self.to_position = self.to_position.to(narrow)
 
     @classmethod
     def load(

@@ -51,6 +51,9 @@ class Weights:
         The parameters that require gradients, each once.
     inner : list of Tensor
         Those that are computed from others (``torch.func.functional_call``).
+    plain : bool
+        Whether nothing but known layers of plain parameters is evaluated: without a
+        graph they give the same bits, and there is nothing to watch.
     """
 
     def __init__(self, field: Field) -> None:
@@ -70,6 +73,8 @@ class Weights:
         learned = {id(p): p for *_, p in self.tables if p.requires_grad}
         self.originals = list(learned.values())
         self.inner = [p for p in self.originals if p.grad_fn is not None]
+        kinds = {type(p) for *_, p in self.tables}
+        self.plain = survey.plain and not self.inner and kinds <= {nn.Parameter}
         self.aliases: list[Tensor] = []
         self.clones: list[tuple[nn.Module, nn.Module]] = []
 

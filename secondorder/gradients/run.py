@@ -93,6 +93,8 @@ class Run:
         self.tape = self.compile(x)
         self.scale = scale
         self.autocast = autocast_state(x.device)
+        cast = self.autocast is not None and self.autocast[2]
+        self.plain = self.weights.plain and not self.arguments.args and not cast
         # Graphs of the last forces, by move, and the leaves they hang on.
         replicable = not (self.weights.rigid or self.weights.hidden)
         self.keep = keep if self.tracked and replicable else 0
@@ -207,7 +209,8 @@ class Run:
         known |= {id(p) for p in self.weights.originals}
         outputs: list[Tensor] = []
         value = state.x
-        with self.undisturbed(), ExitStack() as unseen:
+        tracked = self.tracked and not self.plain
+        with self.undisturbed(tracked), ExitStack() as unseen:
             if self.tracked:
                 unseen.enter_context(without_saved_tensor_hooks())
             field, before = self.weights.field, contents_of(leaves.args)
@@ -218,20 +221,23 @@ class Run:
                     if step.origin == step.index:
                         if last and step.index == last[0]:
                             unseen.close()  # graphs that stay are counted
+                            unseen.enter_context(torch.enable_grad())
+                            tracked = True
                             self.leaves = leaves
                             self.weights.make_aliases()
                             field = self.weights.replica(share_buffers=True)
                             known |= {id(p) for p in self.weights.aliases}
                         graph = self.evaluate(field, state, step, leaves)
                         value = graph[0].detach()
-                        if self.tracked:
+                        if tracked:
                             roots = (*graph[1:], *self.weights.inner)
                             refuse_untracked(graph[0], "reversal", known, roots, since)
                             for leaf in graph[1:]:
                                 self.guard.watch(leaf)
-                        was, (rolls, drew) = rolls, generators.changed_since(rolls)
-                        if drew:
-                            random[step.index] = was
+                        if not self.plain:
+                            was, (rolls, drew) = rolls, generators.changed_since(rolls)
+                            if drew:
+                                random[step.index] = was
                         if step.index in lasting:
                             self.kept[step.index] = graph
                     state.kick(step, move.velocity_copy, value, 1)
@@ -272,7 +278,7 @@ class Run:
         with ExitStack() as stack:
             stack.callback(generators.undo)
             stack.enter_context(self.weights.in_place())
-            stack.enter_context(self.undisturbed())
+            stack.enter_context(self.undisturbed(self.tracked))
             if self.tracked:
                 stack.enter_context(without_saved_tensor_hooks())
             field = self.weights.replica()
@@ -338,12 +344,12 @@ class Run:
         """The moves of the last ``keep`` forces."""
         return self.forces()[-self.keep :] if self.keep else []
 
-    def undisturbed(self) -> ExitStack:
+    def undisturbed(self, tracked: bool) -> ExitStack:
         """Context of both passes: the same kernels, no other pass in between."""
         stack = ExitStack()
         # Gradient mode also in the forward pass, though its graphs are dropped: without
-        # it other kernels run, whose last bits differ.
-        stack.enter_context(torch.set_grad_enabled(self.tracked))
+        # it other kernels may run, whose last bits differ, unless the field is plain.
+        stack.enter_context(torch.set_grad_enabled(tracked))
         stack.enter_context(self.weights.undisturbed())
         # Forces that differentiate inside (potentials) stay on this thread: others
         # number their graph nodes by themselves, and CUDA has a thread of its own.
@@ -359,8 +365,9 @@ class Run:
         if move.velocity_copy:
             other = state.other(step, move.velocity_copy)
             seen.append(state.number(other, step.read[0]))
-        for leaf in seen:
-            leaf.requires_grad_(self.tracked)
+        if torch.is_grad_enabled():
+            for leaf in seen:
+                leaf.requires_grad_()
         if leaves.numbers:
             time, inner = leaves.own(move.time), leaves.own(move.inner)
             move = move._replace(time=time, inner=inner)

@@ -239,7 +239,7 @@ class Shears(Run):
         known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
         known |= {id(p) for p in self.weights.originals}
         outputs: list[Tensor] = []
-        with self.undisturbed(), ExitStack() as unseen:
+        with self.undisturbed(self.tracked), ExitStack() as unseen:
             if self.tracked:
                 unseen.enter_context(without_saved_tensor_hooks())
             before = contents_of(leaves.args)
@@ -280,7 +280,7 @@ class Shears(Run):
         with ExitStack() as stack:
             stack.callback(generators.undo)
             stack.enter_context(self.weights.in_place())
-            stack.enter_context(self.undisturbed())
+            stack.enter_context(self.undisturbed(self.tracked))
             if self.tracked:
                 stack.enter_context(without_saved_tensor_hooks())
             field = self.weights.replica()

@@ -12,10 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
 from ..monitor import WrappedField, owner_of
 
 Field = Callable[..., Tensor]
+# Layers that run the same kernels with a graph and without one, draw no random numbers
+# and know no tensors but their parameters.
+LAYERS = {
+    nn.Sequential, nn.ModuleList, nn.Identity, nn.Linear, nn.LayerNorm,
+    nn.Tanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus,
+}  # fmt: skip
+HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
 
 
@@ -64,6 +72,37 @@ def may_refer(module: nn.Module) -> bool:
     return not foreign or isinstance(module, nn.RNNBase)
 
 
+def only_layers(field: Field, modules: Iterable[nn.Module]) -> bool:
+    """Whether a field is ``LAYERS`` throughout, as they are, without hooks."""
+    owner = owner_of(field)
+    if owner is None or isinstance(field, functools.partial):
+        return False
+    own = {owner} if passes_on(field, owner) else set()
+    if (field is not owner and not own) or has_any_global_hook():
+        return False
+    return all(type(m) in LAYERS or m in own for m in modules) and all(
+        map(bare, modules)
+    )
+
+
+def passes_on(field: Field, owner: nn.Module) -> bool:
+    """Whether a field of ours does nothing but call the modules in one attribute."""
+    name = getattr(field, "__name__", "forward")
+    for home in type(owner).__mro__:
+        if name in vars(home):  # not if a subclass has a method of its own
+            child = vars(home).get("passes_on", {}).get(name)
+            return child in owner._modules
+    return False
+
+
+def bare(module: nn.Module) -> bool:
+    """Whether a module is what its class says: no hooks, no weights of another kind."""
+    own = vars(module)
+    replaced = own.keys() & {"forward", "weight", "bias"} or own["_buffers"]
+    hooked = any(own[f"_{kind}_hooks"] for kind in HOOKS)
+    return not replaced and not hooked and own.get("_compiled_call_impl") is None
+
+
 class Survey(NamedTuple):
     """What a field is made of.
 
@@ -75,11 +114,14 @@ class Survey(NamedTuple):
         Those that functions refer to.
     writes : bool
         Whether one of them may write into its input.
+    plain : bool
+        Whether it gives the same bits without a graph, and depends on nothing unknown.
     """
 
     modules: list[nn.Module]
     hidden: list[nn.Module]
     writes: bool
+    plain: bool = False
 
     @classmethod
     def of(cls, field: Field) -> "Survey":
@@ -89,7 +131,9 @@ class Survey(NamedTuple):
         compiling = torch.compiler.is_compiling()
         hidden = [] if compiling else hidden_modules(field, modules)
         marks = (vars(module).get("inplace") for module in (*modules, *hidden))
-        return cls(modules, hidden, any(mark is True for mark in marks))
+        writes = any(mark is True for mark in marks)
+        plain = not (writes or hidden or compiling) and only_layers(field, modules)
+        return cls(modules, hidden, writes, plain)
 
 
 class Copying(WrappedField):

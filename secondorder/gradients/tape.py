@@ -12,6 +12,7 @@ The tape depends on the weights alone, never on the state.  Bytes per element af
 layers of a Momentum ResNet: N·log2(1/γ)/8, the entropy that damping destroys.
 """
 
+import functools
 import math
 from array import array
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan.moves import Damp, Drift, Kick, Plan, Record, untimed
+from ..plan.moves import Damp, Drift, Kick, Move, Plan, Record, untimed
 from .fixed_point import FixedPoint, fixed_point_for, power
 
 KICK, DRIFT, DAMP, RECORD, PUSH, POP, SHIFT = range(7)
 BYTE = 8
 # A damp that destroys more than 32 bits costs more to remember than a float32 state.
 STRONGEST_DAMP = 2.0**-32
+SHORT = 2048  # moves; the tapes of such plans are remembered, as objects
 
 
 class Step(NamedTuple):
@@ -48,6 +50,7 @@ class Steps:
         self.indices, self.origins = array("i"), array("i")
         self.factors = array("d")
         self.others: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # what is no float
+        self.objects: list[Step] = []  # of a short tape, made once
 
     def append(self, step: Step) -> None:
         """Note an instruction."""
@@ -78,11 +81,18 @@ class Steps:
 
     def __iter__(self) -> Iterator[Step]:
         """In the order of the forward pass."""
-        return map(self.at, range(len(self)))
+        return iter(self.short() or map(self.at, range(len(self))))
 
     def __reversed__(self) -> Iterator[Step]:
         """In the order of the way back."""
-        return map(self.at, reversed(range(len(self))))
+        short = self.short()
+        return reversed(short) if short else map(self.at, reversed(range(len(self))))
+
+    def short(self) -> list[Step]:
+        """The instructions as objects, if they are few."""
+        if not self.objects and len(self) <= 2 * SHORT:
+            self.objects = [self.at(n) for n in range(len(self))]
+        return self.objects
 
 
 class Tape(NamedTuple):
@@ -115,6 +125,23 @@ def compile_tape(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tape:
     ValueError
         If a damp weight is 0 or so small that its bits outweigh a stored state.
     """
+    moves = untimed(plan)
+    if len(moves) > SHORT or any(isinstance(n, Tensor) for m in moves for n in m):
+        return new_tape(plan, dtype, device)
+    # Moves of two kinds are equal as tuples, so the kinds are part of the key.
+    return remembered_tape(tuple(moves), tuple(map(type, moves)), dtype, device)
+
+
+@functools.lru_cache(maxsize=8)
+def remembered_tape(
+    moves: tuple[Move, ...], kinds: Any, dtype: torch.dtype, device: torch.device
+) -> Tape:
+    """The tape of a plan without tensors, which nothing changes: compiled once."""
+    return new_tape(moves, dtype, device)
+
+
+def new_tape(plan: Plan, dtype: torch.dtype, device: torch.device) -> Tape:
+    """Compile a plan, whether or not it was compiled before."""
     weights = host_weights(plan)
     copies = (isinstance(m, Kick) and m.velocity_copy != 0 for m in untimed(plan))
     parts = 1 + any(copies)
