@@ -35,6 +35,11 @@ FAST = {
     "08_learning_to_optimise.ipynb": {
         "STEPS = (5, 10, 20, 30), 250": "STEPS = (5, 10), 2"
     },
+    "15_spheres_and_parity.ipynb": {
+        '"parity": 200, "spheres": 300': '"parity": 2, "spheres": 2',
+        "SEEDS = 5": "SEEDS = 2",
+        "[1, 2, 3]": "[1]",
+    },
     "12_memory_and_exactness.ipynb": {", 100, 300, 1000]": "]", "(100": "(10"},
     "07_learned_potential.ipynb": {"STEPS = 400": "STEPS = 4"},
     "09_crossing_and_rings.ipynb": {
