@@ -278,6 +278,31 @@ def test_an_inner_half_precision():
         torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.05)
 
 
+class Nudge(nn.Module):
+    """One unit of bfloat16 at 1."""
+
+    def forward(self, x):
+        return x + 2**-7
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "reversible"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_state_gathers_what_it_cannot_show(gradient, dtype):
+    # v = (1 − 0.9ⁿ) 2⁻⁷ stays below half a unit of bfloat16 for 5 layers, so a state
+    # rounded after each would not move; their sum is 1.31 units, or 10.5 of float16.
+    # (By "checkpoint" the state has the network's own dtype.)
+    model = nn.Sequential(nn.Sequential(*(Nudge() for _ in range(5))))
+    so.to_momentum(model, "0", gamma=0.9, gradient=gradient)
+    x = torch.ones(2, 3, dtype=dtype)
+    moved = sum(1 - 0.9**n for n in range(1, 6)) * 2**-7
+    expected = (x.double() + moved).to(dtype)
+    assert (expected > 1).all()
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+    out = model(x.requires_grad_())
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+
+
 def test_twice_under_autocast():
     # The second pass meets weights that autocast has cast before.
     model = so.to_momentum(Loop(), "blocks")
