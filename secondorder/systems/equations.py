@@ -23,6 +23,7 @@ from torch import Tensor
 from .. import checks
 from ..checks import Number
 from .fields import Forced
+from .matrices import MatrixForce, check_matrices, needs_force
 from .modal import ModalForce, diagonalise, from_modal, is_matrix, to_modal
 from .numbers import (
     Positive,
@@ -221,7 +222,12 @@ class Newton(System):
     Notes
     -----
     Matrices are diagonalised together (see ``systems/modal.py``), so every method and
-    every gradient works with them; they cannot be learned.
+    every gradient works with them.
+
+    ``so.Positive(matrix)`` learns a matrix of mass or damping.  Beside one, C ẋ is a
+    part of the force: methods that take a velocity solve it, as for ``Acceleration``,
+    and C may have an antisymmetric (gyroscopic) part.  A mass learned without damping
+    is for all methods.  ``system.field.mass`` and ``.damping`` read as matrices.
 
     Examples
     --------
@@ -240,7 +246,13 @@ class Newton(System):
         if stiffness is not None:
             stiffness = check_stiffness(stiffness)
             force = Restored(checks.function(force, "force"), stiffness)
+        has_force = needs_force(mass, damping, stiffness)
+        if has_force:
+            checks.function(force, "force")
+            force = MatrixForce(force, *check_matrices(mass, damping))
+            mass, damping = 1.0, 0.0
         super().__init__(force)
+        self.takes_velocity = getattr(force, "takes_velocity", False) and has_force
         if any(is_matrix(value) for value in (mass, damping, stiffness)):
             modes, dampings, springs = diagonalise(mass, damping, stiffness)
             if springs is not None:

@@ -36,19 +36,14 @@ def diagonalise(
         if learned or (isinstance(value, Tensor) and value.requires_grad):
             raise ValueError(
                 f"`{name}` is learned beside a matrix; eigenvectors of repeated "
-                "dampings have no gradient, so learn per-coordinate values instead"
+                "dampings have no gradient, so learn per-coordinate values, or a "
+                "matrix as so.Positive(matrix)"
             )
-        value = torch.as_tensor(value, dtype=torch.float64)
-        if not is_matrix(value):
-            value = torch.diag(value.expand(size))
-        if value.shape != (size, size) or not bool(value.isfinite().all()):
-            raise ValueError(
-                f"`{name}` must be a finite ({size}, {size}) matrix, got {value}"
-            )
+        value = check_matrix(value, name, size)
         if not torch.allclose(value, value.mT, rtol=1e-12, atol=0):
             raise ValueError(
                 f"`{name}` must be symmetric; move its antisymmetric (gyroscopic) part "
-                "into the field of an `Acceleration`"
+                "G into the field of an `Acceleration`, as −v @ G.mT"
             )
         matrices[name] = value
     values, vectors = torch.linalg.eigh(matrices["mass"])
@@ -71,6 +66,23 @@ def diagonalise(
             f"{dampings[0]:.3g}"
         )
     return root @ rotation, dampings.clamp(min=0), springs
+
+
+def check_matrix(value: Any, name: str, size: int) -> Tensor:
+    """A number as a finite matrix of float64, or an error."""
+    value = torch.as_tensor(value, dtype=torch.float64)
+    if not is_matrix(value):
+        value = torch.diag(value.expand(size))
+    if value.shape != (size, size) or not bool(value.isfinite().all()):
+        raise ValueError(
+            f"`{name}` must be a finite ({size}, {size}) matrix, got {value}"
+        )
+    return value
+
+
+def least_eigenvalue(value: Tensor) -> float:
+    """The least eigenvalue of the symmetric part of a matrix."""
+    return torch.linalg.eigvalsh((value + value.mT) / 2)[0].item()
 
 
 def together(damping: Tensor, stiffness: Tensor) -> tuple[Tensor, Tensor, Tensor]:

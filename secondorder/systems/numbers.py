@@ -4,6 +4,7 @@
     torch.tensor([0.5, 2.0])           fixed, one per coordinate; moves with the module
     nn.Parameter(torch.tensor(0.5))    learned; training may push it out of its range
     Positive(0.5)                      learned as log a, positive whatever happens
+    Positive(matrix)                   learned as L of L Lᵀ, positive definite
     (0.5, Positive(2.0)), {"q": 0.5}   one for each tensor of a state of several
 
 A module with such numbers reads each as a float or a tensor under its name.
@@ -11,7 +12,7 @@ A module with such numbers reads each as a float or a tensor under its name.
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +38,17 @@ class Positive(Computed):
     Parameters
     ----------
     value : float or Tensor
-        The number at the start, a scalar or one per coordinate, > 0.
+        The number at the start, > 0: a scalar, one per coordinate, or a symmetric
+        positive definite matrix ``(d, d)`` for the mass or the damping of ``Newton``.
+        A matrix is learned as L of L Lᵀ, with the logarithm of L's diagonal.
     zero : bool, default False
-        For a damping that may vanish: stored as √a, so that a = 0 can be reached.
+        For a damping that may vanish: stored as √a, so that a = 0 can be reached; a
+        matrix as L itself, so that it may become semidefinite.
 
     Raises
     ------
     ValueError
-        For numbers out of range.
+        For numbers out of range, or a matrix that is not positive definite.
 
     Examples
     --------
@@ -56,17 +60,35 @@ class Positive(Computed):
 
     def __init__(self, value: Number, zero: bool = False) -> None:
         super().__init__()
-        self.zero, value = zero, checks.positive(value, "value")
+        self.zero = zero
+        shape = value.shape if isinstance(value, Tensor) else ()
+        self.matrix = len(shape) == 2 and shape[0] == shape[1]
+        value = cast(Tensor, value) if self.matrix else checks.positive(value, "value")
         number = value if isinstance(value, Tensor) else torch.tensor(value)
         number = number.detach().double()
         kind = value.dtype if isinstance(value, Tensor) else torch.get_default_dtype()
-        name, stored = ("root", number.sqrt()) if zero else ("log", number.log())
-        self.register_parameter(name, nn.Parameter(stored.to(kind)))
+        if self.matrix:
+            name, stored = "factor", first_factor(number)
+            if not zero:
+                stored.diagonal().log_()
+        else:
+            name, stored = ("root", number.sqrt()) if zero else ("log", number.log())
+        self.register_parameter(name, nn.Parameter(stored.to(kind).contiguous()))
 
     def forward(self) -> Tensor:
         """Return the number, differentiable."""
+        if self.matrix:
+            factor = self.cholesky()
+            return factor @ factor.mT
         stored: Any = self.root if self.zero else self.log
         return stored.square() if self.zero else stored.exp()
+
+    def cholesky(self) -> Tensor:
+        """The lower triangular L of a matrix L Lᵀ, differentiable."""
+        factor: Any = self.factor
+        if self.zero:
+            return factor.tril()
+        return factor.tril(-1) + torch.diag(factor.diagonal().exp())
 
     def __float__(self) -> float:
         """Return the number as a float of Python."""
@@ -75,6 +97,18 @@ class Positive(Computed):
     def extra_repr(self) -> str:
         """Show the number."""
         return checks.describe(self().detach())
+
+
+def first_factor(matrix: Tensor) -> Tensor:
+    """The Cholesky factor that a matrix is learned from, or an error."""
+    even = torch.allclose(matrix, matrix.mT, rtol=1e-6, atol=0)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if not even or failed or not matrix.numel() or not bool(factor.isfinite().all()):
+        raise ValueError(
+            "`value` must be symmetric and positive definite where it is a square "
+            f"matrix, got {matrix.tolist()}"
+        )
+    return factor
 
 
 class WithNumbers(nn.Module):
@@ -159,6 +193,11 @@ def keep_positive(module: nn.Module, name: str, value: Any, zero: bool = False) 
         value = Numbers(value, lambda leaf: checks.positive(leaf, name, zero))
     elif not isinstance(value, Positive):
         value = checks.positive(value, name, zero)
+    elif value.matrix:
+        raise ValueError(
+            f"`{name}` is a learned matrix, which only the mass and the damping of "
+            "`Newton` can be; learn one number per coordinate, (d,)"
+        )
     register_number(module, name, value)
 
 

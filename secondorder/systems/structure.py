@@ -16,6 +16,7 @@ from .. import checks
 from ..monitor import WrappedField
 from .equations import System
 from .fields import Potential
+from .matrices import MatrixForce
 from .numbers import Computed, Numbers, branches, build, is_structure
 from .stiffness import Restored
 
@@ -214,7 +215,7 @@ class Spread(Computed):
 
 def flattened(system: System, layout: Layout, device: torch.device) -> System:
     """The same equation for one tensor of all."""
-    if system.modes is not None:
+    if system.modes is not None or isinstance(system.field, MatrixForce):
         raise ValueError(
             "`mass`, `damping` and `stiffness` cannot be matrices where the state is "
             "a structure; give a number for each tensor, or join the tensors into one"
