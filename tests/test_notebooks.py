@@ -57,6 +57,7 @@ FAST = {
         ", 24, 48, 96]": "]",
         'ResNet", 96)': 'ResNet", 12)',
     },
+    "14_oscillator_from_data.ipynb": {"300, 30, 30, 12": "2, 2, 2, 1"},
 }
 
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,7 +27,7 @@ from ..models import SecondOrderODE
 from ..representability.propagator import Propagator
 from ..systems import Autonomous, Newton, SecondOrder
 from ..training import History, Model, fit
-from .arguments import common, only, parse, replaceable, write_json
+from .arguments import common, count, only, parse, replaceable, write_json
 from .demo_figures import draw_cubic, draw_linear, draw_oscillator, draw_rings
 from .demo_models import (
     FIRST_ORDER,
@@ -243,31 +244,44 @@ class Fit(NamedTuple):
     seconds: float
 
 
-def silverbox(record: data.Silverbox, **settings: int) -> Iterator[Fit]:
-    """Fit second-order models to the Silverbox record; yield the test errors in mV."""
-    seed = torch.Generator().manual_seed(0)
-    fits: dict[str, Callable[[], Newton]] = {
-        "white box": lambda: white_box(record, **settings),
-        "neural": lambda: neural(record, False, seed, **settings),
-        "neural + x³": lambda: neural(record, True, seed, **settings),
-    }
-    for name, fitted in fits.items():
+def silverbox(record: data.Silverbox, seeds: int = 1, **settings: int) -> Iterator[Fit]:
+    """Fit second-order models to the Silverbox record; yield the test errors in mV.
+
+    The last one is fitted from ``seeds`` different starts.
+    """
+
+    def from_seed(seed: int, cubic: bool) -> Newton:
+        return neural(record, cubic, torch.Generator().manual_seed(seed), **settings)
+
+    fits: list[tuple[str, Callable[[], Newton]]] = [
+        ("white box", lambda: white_box(record, **settings)),
+        ("neural", partial(from_seed, 0, False)),
+        *(("neural + x³", partial(from_seed, seed, True)) for seed in range(seeds)),
+    ]
+    for name, fitted in fits:
         start = time.perf_counter()
         system = fitted()
         seconds = time.perf_counter() - start
-        count = sum(p.numel() for p in system.parameters())
-        yield Fit(name, count, errors(system, record), seconds)
+        size = sum(p.numel() for p in system.parameters())
+        yield Fit(name, size, errors(system, record), seconds)
 
 
 def silverbox_table(results: Iterable[Fit]) -> str:
     """Lay out the test errors of the models of the Silverbox."""
     rows: list[list[str]] = []
-    for name, count, rmse, seconds in results:
+    for name, fits in groupby(results, lambda fit: fit.name):
+        seeds = list(fits)
         if not rows:
             head = "Silverbox, simulation RMSE [mV]"
-            rows.append([head, "parameters", *rmse, "fit"])
-        numbers = [f"{value:.3f}" for value in rmse.values()]
-        rows.append([name, str(count), *numbers, f"{seconds:.0f} s"])
+            rows.append([head, "parameters", *seeds[0].rmse, "fit"])
+        values = torch.tensor([[*fit.rmse.values(), fit.seconds] for fit in seeds]).T
+        if len(seeds) == 1:
+            cells = [f"{value.item():.3f}" for value in values]
+        else:
+            name += f", median of {len(seeds)} seeds [range]"
+            cells = [median_and_range(value, ".3f") for value in values]
+        seconds = f"{values[-1].median().item():.0f} s"
+        rows.append([name, str(seeds[0].parameters), *cells[:-1], seconds])
     return table(rows)
 
 
@@ -294,6 +308,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="fit this record too: SNLS80mV.csv, which the PyPI package "
         "nonlinear-benchmarks downloads (two minutes more)",
+    )
+    text.add_argument(
+        "--seeds",
+        type=count,
+        default=1,
+        help="with --silverbox: starts of its last model, whose spread is printed",
     )
     # The name that --quick had.
     text.add_argument(
@@ -337,5 +357,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(args.json, [row._asdict() for row in rows[1:]])
         if args.silverbox is not None:
             settings = {"length": 100, "count": 4, "rounds": 2} if args.quick else {}
-            print(f"\n{silverbox_table(silverbox(args.silverbox, **settings))}")
+            fits = silverbox(args.silverbox, args.seeds, **settings)
+            print(f"\n{silverbox_table(fits)}")
     return 0

@@ -37,6 +37,10 @@ class Force(nn.Module):
         super().__init__()
         self.numbers = nn.Parameter(numbers)
 
+    def prior(self) -> Tensor:
+        """Residuals that say which numbers are likely: none."""
+        return self.numbers[:0]
+
 
 class Polynomial(Force):
     """f = b u + p − k x − k₂ x² − k₃ x³ with ``numbers`` = (p, b, k, k₂, k₃)."""
@@ -55,8 +59,15 @@ class Network(Force):
     ``numbers`` = (p, b, k, a, r, s, q), the last four of ``hidden`` entries each.
     """
 
-    hidden = 8  # of 4, 8 and 16 the best on the last fifth of the training part
+    # Both chosen on the last fifth of the training part: the best size of 4, 8 and 16,
+    # and the stronger prior of 0.1 and 0.5 that costs less than a hundredth there.
+    hidden = 8
+    ridge = 0.1
     size = 3 + 4 * hidden
+
+    def prior(self) -> Tensor:
+        """Small waves: large ones that cancel go on as they like beyond the data."""
+        return self.ridge * self.numbers[3 : 3 + self.hidden]
 
     def forward(self, t: Tensor, x: Tensor, u: Tensor) -> Tensor:
         """Return the force, the shape of ``x``."""
@@ -193,10 +204,11 @@ def network_guess(
     def features(y: Tensor, u: Tensor) -> Tensor:
         waves = torch.tanh(torch.outer(y, r) + torch.outer(u, s) + q)
         linear = torch.stack((torch.ones_like(y), u, -y), 1)
-        return torch.cat((linear, waves), 1)
+        cubic = -(y**3).unsqueeze(1)[:, : law.size - 3 - 4 * law.hidden]
+        return torch.cat((linear, waves, cubic), 1)
 
-    rest = torch.zeros(law.size - 3 - 4 * law.hidden, dtype=torch.float64)
-    return torch.cat((regress(record, scale, features), r, s, q, rest))
+    found = regress(record, scale, features)
+    return torch.cat((found[: 4 + law.hidden], r, s, q, found[4 + law.hidden :]))
 
 
 def simulated(
@@ -231,7 +243,8 @@ def simulated(
     def residuals(system: Newton) -> Tensor:
         # While the start is forgotten, errors say nothing about the law.
         x = simulate(system, u, y)[SILVERBOX_GIVEN - START :]
-        return x - y[SILVERBOX_GIVEN:]
+        error = (x - y[SILVERBOX_GIVEN:]).flatten()
+        return torch.cat((error, system.field.prior()))
 
     method = GaussNewton(tolerance=1e-4)
     fit(system, residuals, rounds, progress=False, optimizer=method)

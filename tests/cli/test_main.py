@@ -177,11 +177,12 @@ def test_the_demo_reports_every_silverbox_model(monkeypatch, capsys, tmp_path):
     made_up = record()
     monkeypatch.setattr(demo.data, "silverbox", lambda path: made_up)
     argv = ["--fast", "--only", "linear", "--out", str(tmp_path)]
-    assert demo.main([*argv, "--silverbox", "SNLS80mV.csv"]) == 0
+    assert demo.main([*argv, "--silverbox", "SNLS80mV.csv", "--seeds", "2"]) == 0
     text = capsys.readouterr().out
+    assert "median of 2 seeds [range]" in text
     for name in ("white box", "neural  ", "neural + x³"):
         line = next(line for line in text.splitlines() if line.startswith(name))
-        assert len(re.findall(r"\d+\.\d{3}", line)) == 2
+        assert len(re.findall(r"\d+\.\d{3}", line)) == (6 if "seeds" in line else 2)
 
 
 def refused(call, argv, capsys):
@@ -226,6 +227,7 @@ BAD = {
     "demo --silverbox {tmp}/no.csv": "nonlinear-benchmarks",
     "demo --silverbox {tmp}/file": "SHA-256",
     "demo --silverbox {tmp}": "--silverbox",
+    "demo --seeds 0": "--seeds",
     "demo --json {tmp}": "--json",
     "orders --json {tmp}/no/file.json": "--json",
     "bench --repeats 0": "--repeats",
