@@ -13,7 +13,7 @@ where a period is nine samples long.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -244,7 +244,7 @@ def simulated(
         # While the start is forgotten, errors say nothing about the law.
         x = simulate(system, u, y)[SILVERBOX_GIVEN - START :]
         error = (x - y[SILVERBOX_GIVEN:]).flatten()
-        return torch.cat((error, system.field.prior()))
+        return torch.cat((error, cast(Force, system.field).prior()))
 
     method = GaussNewton(tolerance=1e-4)
     fit(system, residuals, rounds, progress=False, optimizer=method)
