@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from ..plan.moves import Damp, Drift, Kick, Mix, Move, Record, Shear, shear
-from .fixed_point import cast
+from .fixed_point import cast, constant
 from .integers import Integers
 from .tape import Step
 
 ENGINE: Any = torch.autograd.Variable._execution_engine
-FEW = 64  # distinct factors, not one for each of many uneven steps
 Graph = tuple[Tensor, ...]  # a force, and the leaves x (and v) it was computed from
 
 
@@ -34,18 +33,6 @@ class Cotangents:
         self.outputs = list(outputs)  # (gx, gv) of the records not yet met
         self.numbers: dict[int, Tensor] = {}
         self.pending: Tensor | None = None
-        self.factors: dict[float, Tensor] = {}
-
-    def factor(self, number: Any) -> Any:
-        """A number to multiply by, as a tensor: one of Python costs twice as much."""
-        if isinstance(number, Tensor):
-            return number.detach()
-        if number not in self.factors:
-            if len(self.factors) >= FEW:
-                return number
-            factor = torch.tensor(number, dtype=self.x.dtype, device="cpu")
-            self.factors[number] = factor
-        return self.factors[number]
 
     def add(self, number: Any, one: Tensor, other: Tensor) -> None:
         """Gradient of a number that multiplied ``other``, given that of the product."""
@@ -60,7 +47,7 @@ class Cotangents:
         if move.velocity_copy:
             push = push + move.velocity_copy * self.velocities[1]
         self.add(move.weight, push, value.detach())
-        part = self.factor(move.weight) * push
+        part = constant(move.weight, self.x.dtype) * push
         self.pending = part if self.pending is None else self.pending + part
 
     def pull(self, graph: Graph, move: Kick) -> None:
@@ -93,7 +80,7 @@ class Cotangents:
             if wants_gradient(move.weight):
                 before = state.velocity(step.read, part)
                 self.add(move.weight, self.velocities[part], before)
-            self.velocities[part] *= self.factor(move.weight)
+            self.velocities[part] *= constant(move.weight, self.x.dtype)
         elif isinstance(move, Record):
             self.record(move, lambda: state.velocity(step.read))
 

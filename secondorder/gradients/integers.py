@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .fixed_point import FixedPoint, cast, power, samples
+from .fixed_point import FixedPoint, cast, constant, power, samples
 from .tape import DRIFT, POP, PUSH, SHIFT, Step
 
 RANGE = 2.0**61  # of int64: the sum of two such numbers does not wrap
@@ -59,11 +59,7 @@ class Integers:
             self.left = torch.zeros_like(poison, dtype=torch.bool)
         narrow = torch.promote_types(grid.like, torch.float32)
         self.to_position: Any = 2.0**-grid.fx * self.unit
-        # Numbers of another dtype, and those of Python, cost twice as much.
-        if not isinstance(self.to_position, Tensor):
-            wide = torch.float64
-            self.to_position = torch.tensor(self.to_position, dtype=wide, device="cpu")
-        self.to_position = self.to_position.to(narrow)
+        self.to_position = constant(self.to_position, narrow).to(narrow)
 
     @classmethod
     def load(
@@ -125,6 +121,7 @@ class Integers:
             if self.scratch is None:
                 self.scratch = torch.empty_like(integers)
             change = self.scratch
+            factor = constant(factor, change.dtype)
             if value.dtype is change.dtype:
                 torch.mul(value, factor, out=change)
             else:
