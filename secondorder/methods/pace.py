@@ -64,7 +64,8 @@ class Pace:
     def __post_init__(self) -> None:
         """Prepare what stays the same."""
         x = self.problem.x
-        core, self.enter, self.leave = self.problem.system.in_modes(x)
+        exact = isinstance(self.how, Splitting)
+        core, self.enter, self.leave = self.problem.system.in_modes(x, exact)
         self.watched = self.problem.monitor.watch(core.field)
         self.core = core.replace(self.watched)
         self.batch: Any = x.shape[:1] if self.per_sample else ()

@@ -54,6 +54,44 @@ def test_a_stiff_wave_has_the_order_of_the_method(method, order):
     assert abs(math.log2(errors[0] / errors[1]) - order) < 0.8
 
 
+def test_order_six_and_chin():
+    """Damped: at least the orders that the methods have without K."""
+    system = so.Newton(lambda t, x: -x.sin(), 1.0, 0.2, 30.0)
+    start = torch.tensor([1.0], dtype=D), None
+    fine, _ = so.odeint(system, start, [0, 2.0], method="blanes_moan6", step_size=0.02)
+    for method, order in (("blanes_moan6", 6), ("chin4", 4)):
+        errors = []
+        for h in (0.25, 0.125):
+            x, _ = so.odeint(system, start, [0, 2.0], method=method, step_size=h)
+            errors.append((x[-1] - fine[-1]).abs().item())
+        assert math.log2(errors[0] / errors[1]) > order - 0.5
+
+
+def test_single_precision_keeps_its_digits():
+    system = so.Newton(lambda t, x: 0 * x, stiffness=torch.tensor([1e4]))
+    for gradient in ("backprop", "reversible"):
+        kwargs = {"step_size": 0.1, "gradient": gradient}
+        x, v = so.odeint(system, (torch.ones(1), None), [0.0, 1.0], **kwargs)
+        assert x.dtype == v.dtype == torch.float32
+        # The angle of a step is computed in double; ten steps round ten times.
+        assert abs(x[-1].item() - math.cos(100)) < 1e-5
+        assert abs(v[-1].item() + 100 * math.sin(100)) < 1e-3
+
+
+def test_events_within_steps_longer_than_a_period():
+    """The first zero of cos(t): one step of 3 would be wrong without K."""
+    k = torch.ones(1, dtype=D, requires_grad=True)
+    system = so.Newton(lambda t, x: 0 * x, stiffness=k)
+    start = torch.ones(1, dtype=D), None
+    kwargs = {"event_fn": lambda t, x, v: x[0], "step_size": 3.0}
+    time, _ = so.odeint_event(system, start, 0.0, **kwargs)
+    solution = so.odeint(system, start, [0.0, 3.0], **kwargs)
+    assert abs(time.item() - math.pi / 2) < 1e-12
+    assert abs(solution.t[-1].item() - math.pi / 2) < 1e-12
+    time.backward()
+    assert abs(k.grad.item() + math.pi / 4) < 1e-10  # d(π/2 √k⁻¹)/dk
+
+
 def test_other_methods_take_it_as_a_force():
     system, start = wave(8)
     x, _ = so.odeint(system, start, [0.0, 1.0], method="blanes_moan6", step_size=0.05)
