@@ -37,6 +37,10 @@ from .tape import changes_of_units, host_weights, position_sensitivity
 from .usable import UNFAITHFUL, check_grads, refuse_untracked
 
 State = tuple[Tensor, Tensor]
+ROUNDED = (
+    "With `compile=True` the compiler may also have rounded the field differently on "
+    "the way back: leave out `compile` for this field"
+)
 
 
 class Solve:
@@ -214,12 +218,14 @@ class Solve:
                         stack.append(low)
         now, was = fingerprint(x, u) * alive, begin * alive
         if bool((now != was).any().item()):
-            raise RuntimeError(UNFAITHFUL)
+            raise RuntimeError(f"{UNFAITHFUL}. {ROUNDED}")
         return state
 
 
 def bodies(rows: Tensor) -> Tensor:
     """Rows as the compiled loop takes them, CHUNK at a time, of any number."""
+    if rows.storage_offset():  # which a graph would be guarded by
+        rows = rows.clone()
     several = rows.unflatten(0, (-1, CHUNK))
     torch._dynamo.mark_dynamic(several, 0)
     return several

@@ -83,12 +83,12 @@ def pack(plan: Plan, weights: Sequence[Any]) -> Rows:
     times = [cast(Kick, plan[i]).time for i in at]
     if any(isinstance(t, int) for t in times):
         raise Unpackable("its layers are blocks of their own")
-    if any(isinstance(t, Tensor) and t.requires_grad for t in times):
+    when = torch.stack([torch.as_tensor(t) for t in times])
+    if when.requires_grad:
         raise Unpackable(LEARNED)
-    if any(isinstance(t, Tensor) and t.numel() != 1 for t in times):
+    if when.ndim > 1:
         raise Unpackable("its plan has numbers per sample or per coordinate")
-    when = torch.stack([torch.as_tensor(t).reshape(()) for t in times])
-    return Rows(table, when.detach().double().cpu(), marks, inner)
+    return Rows(table, when.double().cpu(), marks, inner)
 
 
 def check_number(number: Any) -> None:
