@@ -25,6 +25,8 @@ from torch import Tensor
 from . import checks
 from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import METHODS, External, Method, Splitting, check_fit, find_method
+from .methods.adaptive import Adaptive
+from .methods.drive import check_events, march
 from .methods.event_search import Search, find_step, refine_event
 from .methods.slopes import slopes
 from .methods.structured import solve_structured, structured
@@ -69,12 +71,12 @@ def odeint_event(
         to change sign ends the solve.
     reverse_time : bool, default False
         Solve backwards in time.
-    method : str or Splitting, default "verlet"
-        A fixed-step method, or one of torchdiffeq's, whose own ``odeint_event`` is then
-        used.
+    method : str or Method, default "verlet"
+        A fixed-step method, an adaptive one, or one of torchdiffeq's, whose own
+        ``odeint_event`` is then used.
     step_size : float
-        The step; required by the fixed-step methods.  Two sign changes within one step
-        are not seen.
+        The step; required by the fixed-step methods.  Two sign changes within one step,
+        also of an adaptive method, are not seen.
     horizon : float, optional
         Longest time to wait; 10 000 steps by default.
     per_sample : bool, default False
@@ -138,7 +140,8 @@ def odeint_event(
     if not how.events:
         raise ValueError(
             f"`method` {how.name!r} has no events; use one of {[*METHODS]} with "
-            '`step_size`, or a torchdiffeq method such as "dopri5"'
+            '`step_size`, an adaptive method such as "rkn8", or a torchdiffeq method '
+            'such as "dopri5"'
         )
     problem = Problem(system, x, v, t0.reshape(-1), tuple(args))
     options = check_fit(how, route, problem, step_size, rtol, atol)
@@ -146,11 +149,19 @@ def odeint_event(
         if per_sample:
             raise ValueError(
                 f"`per_sample` events need a fixed-step method, {how.name!r} has "
-                f"one time for all samples; use one of {[*METHODS]}"
+                f'one time for all samples; use one of {[*METHODS]}, or "rkn8"'
             )
         return cast(External, how).solve_event(
             problem, t0, route, options, event_fn, reverse_time, horizon
         )
+    if isinstance(how, Adaptive):
+        wait = math.inf if horizon is None else float(horizon)
+        end = t0 + (-wait if reverse_time else wait)
+        problem = Problem(system, x, v, torch.stack([t0, end], -1), tuple(args))
+        options = options._replace(max_steps=MOST_STEPS)
+        watched = check_events(how, problem, event_fn, None, None, per_sample)
+        found = march(how, problem, route, options, watched, per_sample, throw=False)
+        return reached(found, how.name, wait).to(kind), found
     if step_size is None:
         raise ValueError(
             f"`step_size` is required: {how.name!r} has fixed steps, and there is "
@@ -161,20 +172,20 @@ def odeint_event(
     if horizon is not None:
         steps, wait = max(1, math.ceil(horizon / step_size - 1e-9)), float(horizon)
     core, enter, leave = system.in_modes(x, exact=isinstance(how, Splitting))
-    watched = MonitoredField(core.field)
+    monitored = MonitoredField(core.field)
     search = Search(
-        core.replace(watched), cast(Splitting, how), route, problem.args, event_fn,
+        core.replace(monitored), cast(Splitting, how), route, problem.args, event_fn,
         leave, per_sample, h, steps, wait,
     )  # fmt: skip
     inner = enter(x), enter(v)
-    found = find_step(search, inner, t0)
-    event_t, end, index = refine_event(search, inner, t0, found)
+    step = find_step(search, inner, t0)
+    event_t, end, index = refine_event(search, inner, t0, step)
     end = leave(end[0]), leave(end[1])
     xs, vs = (torch.stack(pair) for pair in zip((x, v), end, strict=True))
-    most = found.count
+    most = step.count
     if isinstance(most, Tensor):
         most = int(most.max()) if most.numel() else 0
-    stats = Stats(watched.evaluations, accepted=most + 1)
+    stats = Stats(monitored.evaluations, accepted=most + 1)
     t = torch.stack([t0, event_t], -1)
     if system.first_order:
         vs = slopes(system, t, xs, problem.args, route)
@@ -189,3 +200,22 @@ def odeint_event(
     dense = DenseOutput(how, problem, t, xs, vs, steps_taken)
     event = index if per_sample else int(index)
     return event_t.to(kind), Solution(t, xs, vs, stats, dense, event)
+
+
+def reached(solution: Solution, name: str, wait: float) -> Tensor:
+    """The times of the events in which an adaptive solve has ended, or an error."""
+    words = solution.status if isinstance(solution.status, list) else [solution.status]
+    lost = [k for k, word in enumerate(words) if word != "event"]
+    if not lost:
+        return solution.t[..., -1]
+    who = f" for {len(lost)} samples (the first are {lost[:5]})" if words[1:] else ""
+    if words[lost[0]] == "done":
+        raise RuntimeError(
+            f"`event_fn` did not change sign within {wait:g}{who}; wait longer with "
+            "`horizon`, or go the other way with `reverse_time`"
+        )
+    raise RuntimeError(
+        f"{name!r} came to no event{who}: {words[lost[0]]!r} (of {MOST_STEPS} steps, or "
+        "where a step underflows or is not finite); give a `horizon`, looser "
+        "tolerances, or go the other way with `reverse_time`"
+    )

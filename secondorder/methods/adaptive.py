@@ -65,7 +65,7 @@ class Adaptive:
     takes_velocity = False
     per_sample_times = False
     breakpoints = True
-    events = ""
+    events = "march"
 
     @property
     def evaluations_per_step(self) -> int:

@@ -71,10 +71,10 @@ def test_the_twelfth_impact_of_a_bouncing_ball_in_one_call(method):
 
 @pytest.mark.parametrize("method", THREE)
 def test_the_restitution_is_found_from_the_times_of_impacts(method):
-    seen = impacts(1.0, 0.7, 5)
-    r = tensor(0.5).requires_grad_()
-    for _ in range(12):  # Gauss–Newton
-        found = bounce(method, restitution=r, most=5).events.t
+    seen = impacts(1.0, 0.7, 3)
+    r = tensor(0.6).requires_grad_()
+    for _ in range(6):  # Gauss–Newton
+        found = bounce(method, restitution=r, most=3).events.t
         slopes = torch.stack(
             [torch.autograd.grad(t, r, retain_graph=True)[0] for t in found]
         )
@@ -225,7 +225,7 @@ def test_directions_records_and_several_events(method):
 
 
 @pytest.mark.parametrize("method", THREE)
-@pytest.mark.parametrize("r", [0.8, 0.5, 1e-3, 0.0])
+@pytest.mark.parametrize("r", [0.5, 0.0])
 def test_a_ball_at_rest_neither_hangs_nor_falls_through(method, r):
     with pytest.raises(RuntimeError, match="`max_events`"):
         bounce(method, restitution=r, most=None)
@@ -237,6 +237,28 @@ def test_a_ball_at_rest_neither_hangs_nor_falls_through(method, r):
     assert sol.x[-1].isnan().all() and not sol.x[0].isnan().any()
 
 
+@pytest.mark.parametrize("method", so.ADAPTIVE)
+@pytest.mark.parametrize("horizon", [None, 9.0])
+def test_adaptive_methods_solve_until_an_event(method, horizon):
+    kind = so.ADAPTIVE[method]
+    for route in (r for r in ROUTES if r in kind.gradients):
+        for each in (False, True):
+            h = torch.tensor([[0.5], [2.0]][: 1 + each], dtype=D, requires_grad=True)
+            start = tensor(0.25)[0].requires_grad_()
+            t, sol = so.odeint_event(
+                falling(), (h, None), start, horizon=horizon, per_sample=each,
+                event_fn=floor if each else lambda t, x, v: x[0, 0], gradient=route,
+                **steps(method),
+            )  # fmt: skip
+            fall = (2 * h).sqrt()
+            exact = start + (fall[:, 0] if each else fall[0, 0])
+            torch.testing.assert_close(t, exact, rtol=1e-12, atol=0)
+            torch.testing.assert_close(sol.v[-1], -fall, rtol=1e-12, atol=0)
+            found = torch.autograd.grad((t + sol.v[-1].sum()).sum(), [h, start])
+            wanted = torch.autograd.grad((exact - fall.sum()).sum(), [h, start])
+            torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+
 def test_time_runs_backwards_and_velocities_may_be_what_happens():
     for method in THREE:
         sol = so.odeint(
@@ -244,6 +266,23 @@ def test_time_runs_backwards_and_velocities_may_be_what_happens():
             event_fn=lambda t, x, v: v[0], **steps(method, 0.01),
         )  # fmt: skip
         assert sol.t[-1].item() == pytest.approx(-math.pi / 2, abs=1e-4)
+    t, _ = so.odeint_event(
+        so.Newton(lambda t, x: -x), (tensor(0.0), tensor(1.0)), 0.0, reverse_time=True,
+        event_fn=lambda t, x, v: v[0], **steps("rkn8"),
+    )  # fmt: skip
+    assert t.item() == pytest.approx(-math.pi / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_an_event_that_never_comes_raises(each):
+    x = torch.ones(1, 1, dtype=D)
+    for horizon, text in ((3.0, "within 3"), (None, "no event")):
+        with pytest.raises(RuntimeError, match=text):
+            so.odeint_event(  # blows up at t = 1
+                so.Newton(lambda t, x: 6 * x**2 if horizon is None else -x), (x, 2 * x),
+                0.0, horizon=horizon, method="rkn8", per_sample=each,
+                event_fn=lambda t, x, v: (x[:, 0] if each else x[0, 0]) + 9,
+            )  # fmt: skip
 
 
 # -- Steps of each sample -------------------------------------------------------------
@@ -260,7 +299,7 @@ def mixed(omega, per_sample, method="rkn8", tol=1e-6, times=(0.0, 1.0, 2.0), **h
 
 @pytest.mark.parametrize("method", so.ADAPTIVE)
 def test_a_fast_sample_is_as_exact_among_slow_ones_as_alone(method):
-    omega = torch.cat([tensor(30.0), torch.linspace(0.5, 1.5, 255, dtype=D)])
+    omega = torch.cat([tensor(30.0), torch.linspace(0.5, 1.5, 31, dtype=D)])
     with torch.no_grad():
         own, joint = mixed(omega, True, method), mixed(omega, False, method)
         alone = mixed(omega[:1], False, method)
@@ -269,7 +308,7 @@ def test_a_fast_sample_is_as_exact_among_slow_ones_as_alone(method):
     assert errors[0] < 2 * errors[2] and errors[0] < errors[1] / 5
     assert own.stats.accepted[0] > 4 * own.stats.accepted[1:].max()
     times = own.stats.times
-    assert times.shape == (256, own.stats.accepted.max() + 1)
+    assert times.shape == (32, own.stats.accepted.max() + 1)
     assert times[:, 0].max() == 0 and times[:, -1].min() == 2.0
     at = tensor(0.3, 1.7)
     x, v = own(at)
