@@ -156,8 +156,8 @@ def odeint_event(
         )
     if isinstance(how, Adaptive):
         wait = math.inf if horizon is None else float(horizon)
-        end = t0 + (-wait if reverse_time else wait)
-        problem = Problem(system, x, v, torch.stack([t0, end], -1), tuple(args))
+        span = torch.stack([t0, t0 + (-wait if reverse_time else wait)], -1)
+        problem = Problem(system, x, v, span, tuple(args))
         options = options._replace(max_steps=MOST_STEPS)
         watched = check_events(how, problem, event_fn, None, None, per_sample)
         found = march(how, problem, route, options, watched, per_sample, throw=False)
@@ -215,7 +215,7 @@ def reached(solution: Solution, name: str, wait: float) -> Tensor:
             "`horizon`, or go the other way with `reverse_time`"
         )
     raise RuntimeError(
-        f"{name!r} came to no event{who}: {words[lost[0]]!r} (of {MOST_STEPS} steps, or "
-        "where a step underflows or is not finite); give a `horizon`, looser "
+        f"{name!r} came to no event{who}: {words[lost[0]]!r} (of {MOST_STEPS} steps, "
+        "or where a step underflows or is not finite); give a `horizon`, looser "
         "tolerances, or go the other way with `reverse_time`"
     )

@@ -278,11 +278,12 @@ def test_time_runs_backwards_and_velocities_may_be_what_happens():
 @pytest.mark.parametrize("each", [False, True])
 def test_an_event_that_never_comes_raises(each):
     x = torch.ones(1, 1, dtype=D)
-    for horizon, text in ((3.0, "within 3"), (None, "no event")):
+    spring, bang = (lambda t, x: -x), (lambda t, x: 6 * x**2)  # blows up at t = 1
+    for force, horizon, text in ((spring, 3.0, "within 3"), (bang, None, "no event")):
         with pytest.raises(RuntimeError, match=text):
-            so.odeint_event(  # blows up at t = 1
-                so.Newton(lambda t, x: 6 * x**2 if horizon is None else -x), (x, 2 * x),
-                0.0, horizon=horizon, method="rkn8", per_sample=each,
+            so.odeint_event(
+                so.Newton(force), (x, 2 * x), 0.0, horizon=horizon, method="rkn8",
+                per_sample=each,
                 event_fn=lambda t, x, v: (x[:, 0] if each else x[0, 0]) + 9,
             )  # fmt: skip
 
