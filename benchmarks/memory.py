@@ -4,7 +4,7 @@
 
 The figure of the Momentum ResNet paper, for every route and for momentumnet 0.10 where
 it is installed (bench extra).  On the CPU the bytes that autograd saves are counted; on
-CUDA it is the allocator's peak above what is there before the pass.
+CUDA it is what the allocator holds more after the forward pass, but for its result.
 
     backprop      N · (bytes a block saves)
     checkpoint    ≈ √N of both
@@ -48,19 +48,19 @@ def network(route, blocks, gamma):
 
 
 def kept(model, parameters, x):
-    """Bytes that one forward and backward pass needs beside weights and gradients."""
+    """Bytes that the forward pass leaves for the backward pass."""
     if not x.is_cuda:
         with SavedBytes(parameters) as saved:
             y = model(x)
         total = saved.total
         y.sum().backward()
         return total
-    model(x).sum().backward()  # the gradients are there
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    model(x).sum().backward()  # what libraries allocate once is there
     before = torch.cuda.memory_allocated()
-    model(x).sum().backward()
-    return torch.cuda.max_memory_allocated() - before
+    y = model(x)
+    total = torch.cuda.memory_allocated() - before - y.nbytes
+    y.sum().backward()
+    return total
 
 
 def theory(elements, depth, gamma):

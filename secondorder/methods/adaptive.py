@@ -374,7 +374,7 @@ def each_sample(numbers: Tensor, like: Tensor) -> Tensor:
 
 def spread(numbers: Tensor, h: Tensor) -> Tensor:
     """The numbers of a table ``(k,)``, to be multiplied by steps ``()`` or columns."""
-    return numbers.to(h.device).reshape(-1, *[1] * h.ndim) if h.ndim else numbers
+    return numbers.to(h.device).reshape(-1, *[1] * h.ndim)
 
 
 def wants(numbers: Sequence[Any]) -> bool:

@@ -26,7 +26,7 @@ def diagonalise(
 
     Returns S, Λ, κ.
     """
-    size = len(next(v for v in (mass, damping, stiffness) if is_matrix(v)))
+    one = next(v for v in (mass, damping, stiffness) if is_matrix(v))
     matrices = {}
     given = {"mass": mass, "damping": damping, "stiffness": stiffness}
     for name, value in given.items():
@@ -39,7 +39,7 @@ def diagonalise(
                 "dampings have no gradient, so learn per-coordinate values, or a "
                 "matrix as so.Positive(matrix)"
             )
-        value = check_matrix(value, name, size)
+        value = check_matrix(value, name, len(one)).to(one.device)
         if not torch.allclose(value, value.mT, rtol=1e-12, atol=0):
             raise ValueError(
                 f"`{name}` must be symmetric; move its antisymmetric (gyroscopic) part "
