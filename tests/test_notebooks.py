@@ -57,6 +57,7 @@ FAST = {
         ", 24, 48, 96]": "]",
         'ResNet", 96)': 'ResNet", 12)',
     },
+    "13_silverbox.ipynb": {"ROUNDS = 16, 150, 10": "ROUNDS = 4, 100, 2"},
     "14_oscillator_from_data.ipynb": {"300, 30, 30, 12": "2, 2, 2, 1"},
 }
 
