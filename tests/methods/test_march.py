@@ -308,7 +308,8 @@ def test_a_fast_sample_is_as_exact_among_slow_ones_as_alone(method):
         alone = mixed(omega[:1], False, method)
     exact = torch.cos(30.0 * tensor(0.0, 1.0, 2.0))
     errors = [(s.x[:, 0, 0] - exact).abs().max().item() for s in (own, joint, alone)]
-    assert errors[0] < 2 * errors[2] and errors[0] < errors[1] / 5
+    # A joint root mean square over 32 samples is up to √32 looser on one of them.
+    assert errors[0] < 2 * errors[2] and errors[0] < errors[1] / 3
     assert own.stats.accepted[0] > 4 * own.stats.accepted[1:].max()
     times = own.stats.times
     assert times.shape == (32, own.stats.accepted.max() + 1)
