@@ -197,16 +197,11 @@ class Run:
     ) -> tuple[list[Tensor], Trace]:
         """Run the tape from a state on the grid."""
         hashes = fingerprint(state.x, *state.velocities)
-        if self.autocast and self.autocast[2]:
-            # Weights cast before this pass would seem to come from outside.
-            torch.clear_autocast_cache()
-        leaves = self.new_leaves(arguments)
+        leaves, known = self.begin(arguments)
         generators = RandomStates(state.x.device)
         rolls, random = generators.first, {}
         moves, last = untimed(self.plan), self.last_forces()
         lasting = set(last)
-        known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
-        known |= {id(p) for p in self.weights.originals}
         outputs: list[Tensor] = []
         value = state.x
         tracked = self.tracked and not self.plain
@@ -249,6 +244,21 @@ class Run:
             self.weights.carry_back()
             if self.tracked and contents_of(leaves.args) != before:
                 raise RuntimeError(CHANGED)
+        return outputs, self.leave(state, hashes, random, arguments)
+
+    def begin(self, arguments: Sequence[Tensor]) -> tuple[Leaves, set[int]]:
+        """What a forward pass hangs its graphs on, and the ids of all that may be."""
+        if self.autocast and self.autocast[2]:
+            # Weights cast before this pass would seem to come from outside.
+            torch.clear_autocast_cache()
+        leaves = self.new_leaves(arguments)
+        known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
+        return leaves, known | {id(p) for p in self.weights.originals}
+
+    def leave(
+        self, state: Any, hashes: Tensor, random: Any, arguments: Sequence[Tensor]
+    ) -> Trace:
+        """What a forward pass leaves behind."""
         # A sample that overflows reverses to nonsense and needs no alarm: its gradients
         # are NaN, as with backprop.  The others are still compared.
         begin = (hashes * state.finite()).sum(1)
@@ -257,8 +267,7 @@ class Run:
             unit = torch.tensor(unit, dtype=torch.float64, device="cpu")
         if unit.ndim > 0:  # two bytes an element rather than eight
             unit = exponent(unit).to(torch.int16)
-        trace = Trace(unit, begin, state.packed(), random, list(arguments))
-        return outputs, trace
+        return Trace(unit, begin, state.packed(), random, list(arguments))
 
     def rewind(
         self, trace: Trace, cotangents: Cotangents | None = None

@@ -233,11 +233,9 @@ class Shears(Run):
     ) -> tuple[list[Tensor], Trace]:
         """Run the plan from copies on the grid."""
         hashes = fingerprint(*state.integers)
-        leaves = self.new_leaves(arguments)
+        leaves, known = self.begin(arguments)
         generators = RandomStates(state.poison.device)
         rolls, random = generators.first, {}
-        known = {id(t) for t in (*leaves.arguments, *leaves.numbers.values())}
-        known |= {id(p) for p in self.weights.originals}
         outputs: list[Tensor] = []
         with self.undisturbed(self.tracked), ExitStack() as unseen:
             if self.tracked:
@@ -250,7 +248,7 @@ class Shears(Run):
                     if self.tracked:
                         roots = (y, *self.weights.inner)
                         refuse_untracked(push, "reversal", known, roots, since)
-                        y.register_hook(self.guard)
+                        self.guard.watch(y)
                     was, (rolls, drew) = rolls, generators.changed_since(rolls)
                     if drew:
                         random[i] = was
@@ -261,11 +259,7 @@ class Shears(Run):
                     outputs += [state.read(0), detached(move.scale) * state.read(1)]
             if self.tracked and contents_of(leaves.args) != before:
                 raise RuntimeError(CHANGED)
-        begin = (hashes * state.finite()).sum(1)
-        unit = state.unit
-        if not isinstance(unit, Tensor):
-            unit = torch.tensor(unit, dtype=torch.float64, device="cpu")
-        return outputs, Trace(unit, begin, state.packed(), random, list(arguments))
+        return outputs, self.leave(state, hashes, random, arguments)
 
     def rewind(
         self, trace: Trace, cotangents: Cotangents | None = None

@@ -267,3 +267,17 @@ def test_refusals():
         so.reversible(
             (Mix(torch.tensor(0.5, requires_grad=True)),), lambda t, x: x, x, x
         )
+
+
+def test_a_net_of_shears_runs_twice_in_one_autocast_region():
+    """The second pass meets weights that autocast has cast before."""
+    net = so.related.RevNet([mlp(2, seed=n) for n in range(4)])
+    x = noise(3, 4).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        one, two = net(x), net(x)
+    assert torch.equal(one, two)
+    (both,) = torch.autograd.grad((one + two).sum(), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = net(x)
+    (alone,) = torch.autograd.grad(again.sum(), x)
+    torch.testing.assert_close(both, 2 * alone)
