@@ -196,7 +196,7 @@ class MomentumNet(WithNumbers):
             gamma, (tuple, nn.Parameter)
         ):
             with torch.no_grad():
-                old.copy_(torch.as_tensor(gamma))
+                old.copy_(torch.as_tensor(gamma, device=old.device))
         else:
             names = [f"gamma_{n}" for n in range(self._layered)] or ["gamma"]
             for name in names:
@@ -259,7 +259,10 @@ class MomentumNet(WithNumbers):
                 f"{type(velocity).__name__}; a map x -> v0 belongs to the constructor"
             )
         own = self.velocity if velocity is None else velocity
-        return checks.state((x, initial_velocity(own, x)))
+        x, v = checks.state((x, initial_velocity(own, x)))
+        for gamma in self.gamma if isinstance(self.gamma, tuple) else (self.gamma,):
+            checks.fits(gamma, x, "gamma")
+        return x, v
 
     def route(self, *problem: Any) -> Gradient:
         """How this call is differentiated, as much kept as the budget allows."""
@@ -272,8 +275,6 @@ class MomentumNet(WithNumbers):
     def plan(self, x: Tensor, marks: Sequence[int] = ()) -> Plan:
         """The moves of the network, with records after the layers in ``marks``."""
         self.check_numbers()
-        for gamma in self.gamma if isinstance(self.gamma, tuple) else (self.gamma,):
-            checks.fits(gamma, x, "gamma")
         return momentum_plan(self.gamma, len(self.blocks), marks, self.rule)
 
     def log_determinant(self, dimension: int) -> Number:

@@ -313,6 +313,20 @@ def test_twice_under_autocast():
     assert model.blocks[0].lin.weight.grad.abs().sum() > 0
 
 
+def test_momentum_of_each_coordinate():
+    gamma, x, loop = torch.tensor([0.9, 0.5, 0.7, 0.8]), noise(3, 4), Loop()
+    routes = ("reversible", "backprop")
+    one, two = (
+        so.to_momentum(copy.deepcopy(loop), "blocks", gamma=gamma, gradient=route)(x)
+        for route in routes
+    )
+    torch.testing.assert_close(one, two)
+    for route in routes:
+        wrong = so.to_momentum(Loop(), "blocks", gamma=gamma[:3], gradient=route)
+        with pytest.raises(ValueError, match="`gamma` has shape"):
+            wrong(x)
+
+
 def test_frozen_parts_and_stacks_that_need_no_gradient():
     model, path, call = built("encoder")
     model.layers[0].requires_grad_(False)

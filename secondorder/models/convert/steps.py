@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from ... import checks
 from ...gradients.replay import RandomStates, with_copied_buffers
 from ...plan import Damp, Kick, Record
 from .calls import (
@@ -89,6 +90,7 @@ class Walk:
             self.v = push  # the residual network itself, without a rounding error
             return y
         x = wide(state) if before.x is None else before.x
+        checks.fits(damp.weight, x, "gamma")
         self.v = kick.weight * push.to(x.dtype)
         if before.v is not None:
             self.v = damp.weight * before.v + self.v
