@@ -10,6 +10,7 @@ from problems import DragField, Field, mlp, noise
 from torch import nn
 
 import secondorder as so
+from secondorder.gradients.compiled import Solve
 
 F64 = torch.float64
 PAIRS = [
@@ -117,3 +118,58 @@ def test_times_matrices_events_and_forcing_find_the_state():
     model = so.SecondOrderODE(so.Autonomous(nn.Linear(2, 2).double()), epsilon=0.4)
     same(lambda: (model(x),), [x, *model.parameters()])
     same(lambda: model.trajectory(x)(0.33), [x])
+
+
+@pytest.mark.parametrize("method", ["rkn8", "adaptive", "verlet"])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_events_find_the_state(method, per_sample):
+    x = torch.tensor([[1.0], [0.6]], dtype=F64, requires_grad=True)
+    ball = so.Newton(lambda t, x: torch.full_like(x, -9.81))
+
+    def fall(end):
+        solution = so.odeint(
+            ball, (x, None), [0.0, end], method=method, per_sample=per_sample,
+            event_fn=lambda t, x, v: x[:, 0] if per_sample else x.min(),
+            on_event=lambda t, x, v: (x, -0.8 * v), max_events=3,
+            step_size=0.1 if method == "verlet" else None,
+        )  # fmt: skip
+        return *solution, solution.events.t
+
+    same(lambda: fall(2.0), [x])
+    same(lambda: fall(0.1), [x])  # none
+
+
+def test_matrices_springs_and_windows_find_the_state():
+    x = torch.tensor([[1.0, 0.5]], dtype=F64, requires_grad=True)
+    matrix = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=F64)
+    for numbers in (
+        {"mass": so.Positive(matrix)},
+        {"stiffness": matrix},
+        {"mass": matrix, "damping": 0.1},
+    ):
+        system = so.Newton(lambda t, x: -(x**3), **numbers)
+        same(lambda s=system: so.odeint(s, (x, None), [0.0, 1.0], step_size=0.1), [x])
+    t = torch.linspace(0, 1, 9, dtype=F64)
+    records = [(t, torch.cos(t).unsqueeze(1))]
+    spring = so.Newton(lambda t, x: -x, damping=so.Positive(0.1))
+
+    def loss():
+        return so.Shooting(spring, records, step_size=0.1, window=4).loss()
+
+    with torch.device("meta"):
+        there = loss()
+    # Least squares at the start depend on where LAPACK finds its memory.
+    torch.testing.assert_close(there, loss())
+
+
+def test_a_compiled_solve_is_laid_out_beside_the_state():
+    x, t = noise(4, 3), torch.tensor([0.0, 0.5, 1.2], dtype=F64)
+    field = so.Autonomous(mlp(3, 6))
+    plan = so.plan.compile_plan(
+        so.METHODS["verlet"], so.SecondOrder(field), t, [2, 3], x
+    )
+    one = Solve(plan, field, x, x, (), exact=True)
+    with torch.device("meta"):
+        two = Solve(plan, field, x, x, (), exact=True)
+    assert torch.equal(one.table, two.table)
+    assert torch.equal(one.factors, two.factors)

@@ -77,8 +77,8 @@ class Solve:
             places,
             self.rows.inner is not None,
         )
-        table = torch.tensor(self.rows.table, dtype=torch.float64)
-        inner = torch.tensor(self.rows.inner or [0.0] * len(table), dtype=torch.float64)
+        table = host(self.rows.table)
+        inner = host(self.rows.inner or [0.0] * len(table))
         rows = torch.cat([table, self.rows.times[:, None], inner[:, None]], 1)
         self.table = rows.to(x.device, x.dtype)
         self.bytes = [0] * (len(table) // SPAN)
@@ -124,11 +124,9 @@ class Solve:
             raise Unpackable("the grid has units per coordinate, or starts from zero")
         q, fx, fu = unit.item(), 2.0**self.grid.fx, 2.0**self.grid.fu
         table, self.bytes = grid_rows(self.rows)
-        factors = torch.tensor(
-            [[fx / fu, fu / q, fx / fu, q / fu, fu / q]], dtype=torch.float64
-        )
-        grid = torch.tensor(table, dtype=torch.float64) * factors
-        scale = torch.full((len(grid), 1), q / fx, dtype=torch.float64)
+        factors = host([fx / fu, fu / q, fx / fu, q / fu, fu / q])
+        grid = host(table) * factors
+        scale = grid.new_full((len(grid), 1), q / fx)
         self.factors = torch.cat([grid, scale], 1).to(x.device)
         self.scales = q / fx, [row[3] * q / fu for row in table]
         self.load = fx / q, fu / q
@@ -220,6 +218,11 @@ class Solve:
         if bool((now != was).any().item()):
             raise RuntimeError(f"{UNFAITHFUL}. {ROUNDED}")
         return state
+
+
+def host(numbers: Any) -> Tensor:
+    """Numbers in float64, on the host whatever the default device is."""
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
 
 
 def bodies(rows: Tensor) -> Tensor:

@@ -278,8 +278,8 @@ class Log:
         like = self.walk.problem.x
         if not self.events:
             none = like.new_zeros((0, *like.shape))
-            t = torch.zeros((0, *self.walk.batch), dtype=torch.float64)
-            return Happened(t.to(like.device), t.long().to(like.device), none, none)
+            t = none.new_zeros((0, *self.walk.batch), dtype=torch.float64)
+            return Happened(t, t.long(), none, none)
         t, index, x, v = (torch.stack(p) for p in zip(*self.events, strict=True))
         if not self.walk.per_sample:
             return Happened(t, index, x, v)

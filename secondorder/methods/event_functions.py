@@ -114,10 +114,11 @@ class Watched:
         kind = torch.result_type(found[0], x.real)
         return torch.cat([g.to(kind) for g in found], -1)
 
-    @property
-    def direction(self) -> Tensor:
-        """What counts, column by column."""
-        return torch.tensor([self.events[i].direction for i in self.columns])
+    def counts(self, rising: Tensor) -> Tensor:
+        """Whether a change of sign counts, column by column."""
+        ways = [self.events[i].direction for i in self.columns]
+        wanted = torch.tensor(ways, device=rising.device)
+        return (wanted == 0) | ((wanted > 0) == rising)
 
 
 def find_events(event_fn: Any, on_event: Any) -> list[Event]:

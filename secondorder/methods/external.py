@@ -248,8 +248,11 @@ class External:
                 f"`{name}` must be one number for {self.name!r}; another method "
                 "has tolerances of each entry"
             )
-        parts = (torch.as_tensor(part_of(value, k, like.real)) for k in (0, 1))
-        return tuple(p.to(like.device).expand(like.shape).reshape(-1) for p in parts)
+        parts = (
+            torch.as_tensor(part_of(value, k, like.real), device=like.device)
+            for k in (0, 1)
+        )
+        return tuple(p.expand(like.shape).reshape(-1) for p in parts)
 
 
 def total(parts: Sequence[Stats], evaluations: int) -> Stats:

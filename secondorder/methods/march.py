@@ -213,10 +213,7 @@ class Walk(Pace):
                 self.leave_out(blown, FAILED, now)
                 self.sign = torch.where(self.sign == 0, g.sign(), self.sign)
                 changed = (g.sign() != self.sign) & fine.unsqueeze(-1)
-                up = self.sign < 0
-                wanted = self.events.direction
-                counts = (wanted == 0) | ((wanted > 0) == up)
-                hit = changed & counts
+                hit = changed & self.events.counts(self.sign < 0)
             stop = hit.any(-1)
             move = fine & ~stop
             if self.events is not None:
@@ -248,9 +245,7 @@ class Walk(Pace):
             with torch.no_grad():
                 clock = [float(t.reshape(-1)[0]) for t in (self.t[0], self.t[-1])]
                 slopes = partial(derivative, self.core, self.pull)
-                begin = now.detach() if self.batch else torch.tensor(clock[0])
-                times = self.pull_time(begin)
-                force = self.pull(times, start[0])
+                force = self.pull(self.pull_time(now.detach()), start[0])
                 h = self.control.first or first_step(
                     self.control, slopes, (*start, force), clock
                 )

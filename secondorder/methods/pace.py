@@ -48,7 +48,7 @@ class Pace:
     route : Gradient
     options : Options
     events : object or None
-        ``events.value(t, x, v) -> (*batch, k)`` and ``events.direction``.
+        ``events.value(t, x, v) -> (*batch, k)`` and ``events.counts(rising)``.
     per_sample : bool
         Whether each sample has a clock of its own.
     """

@@ -83,7 +83,9 @@ def pack(plan: Plan, weights: Sequence[Any]) -> Rows:
     times = [cast(Kick, plan[i]).time for i in at]
     if any(isinstance(t, int) for t in times):
         raise Unpackable("its layers are blocks of their own")
-    when = torch.stack([torch.as_tensor(t) for t in times])
+    when = torch.stack(
+        [t if isinstance(t, Tensor) else torch.tensor(t, device="cpu") for t in times]
+    )
     if when.requires_grad:
         raise Unpackable(LEARNED)
     if when.ndim > 1:

@@ -70,7 +70,8 @@ def diagonalise(
 
 def check_matrix(value: Any, name: str, size: int) -> Tensor:
     """A number as a finite matrix of float64, or an error."""
-    value = torch.as_tensor(value, dtype=torch.float64)
+    here = value.device if isinstance(value, Tensor) else "cpu"
+    value = torch.as_tensor(value, dtype=torch.float64, device=here)
     if not is_matrix(value):
         value = torch.diag(value.expand(size))
     if value.shape != (size, size) or not bool(value.isfinite().all()):

@@ -136,7 +136,7 @@ class GaussNewton:
         """∂r/∂θ, ``(residuals, parameters)``, in float64."""
         know = getattr(vector.model, "seeds", None)
         if know is None:
-            return self.products(vector, torch.eye(len(vector.start)))
+            return self.products(vector, torch.eye(len(vector.start), device="cpu"))
         seeds, place = know(vector.parameters)
         return place(self.products(vector, seeds))
 
@@ -184,7 +184,7 @@ class GaussNewton:
 
 def solved(curvature: Tensor, damping: float, slope: Tensor) -> Tensor | None:
     """(JᵀJ + μ)⁻¹ Jᵀr, or None where rounding leaves no positive matrix."""
-    damped = curvature + damping * torch.eye(len(slope)).to(curvature)
+    damped = curvature + damping * torch.eye(len(slope), device="cpu").to(curvature)
     factor, failed = torch.linalg.cholesky_ex(damped)
     if failed:
         return None

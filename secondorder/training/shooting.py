@@ -140,7 +140,7 @@ class Shooting(nn.Module):
             **solve,
         }
         self.lay_out(step_size)
-        sigma = torch.as_tensor(checks.positive(noise, "noise"))
+        sigma = torch.as_tensor(checks.positive(noise, "noise"), device=self.y.device)
         self.register_buffer("noise", sigma.to(self.y))
         self.forcing, self.sampled = self.find_forcing(forcing)
         self.start_from_data(dimension)

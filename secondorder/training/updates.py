@@ -117,7 +117,7 @@ class LineSearch(Update):
 
         def closure() -> Tensor:
             seen.append(super(LineSearch, self).prepare(batch))
-            return torch.tensor(seen[-1])
+            return torch.tensor(seen[-1], device="cpu")
 
         try:
             self.optimizer.step(closure)
@@ -195,7 +195,7 @@ class SideBySide(Update):
 def total_norm(gradients: list[Tensor]) -> Tensor:
     """The Euclidean norm of all gradients together."""
     if not gradients:
-        return torch.zeros(())
+        return torch.zeros((), device="cpu")
     return torch.nn.utils.get_total_norm(gradients)
 
 

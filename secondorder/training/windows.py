@@ -60,7 +60,7 @@ def extended(t: Tensor, u: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
     It goes on as the parabola through its end: the slope there stays what it was.
     """
-    count = torch.arange(1, length - len(t) + 1).to(t)
+    count = torch.arange(1, length - len(t) + 1, device=t.device).to(t)
     after = t[-1] + count * (t[-1] - t[-2] if len(t) > 1 else 1.0)
     values = u[-1:].expand(len(after), -1)
     if len(t) > 2:
