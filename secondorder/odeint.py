@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from .gradients import GRADIENTS, Gradient, compiled, find_gradient
-from .methods import Method, check_fit, find_method
+from .gradients import GRADIENTS, Gradient, find_gradient
+from .methods import Method, check_fit, compile_route, find_method
 from .methods.drive import check_events, march
 from .methods.structured import solve_structured, structured
 from .monitor import Monitor
@@ -151,7 +151,7 @@ def odeint(
         "first_step": first_step, "max_step": max_step, "max_steps": max_steps,
         "norm": norm,
     }  # fmt: skip
-    route = compiled(route) if compile else route
+    route = compile_route(route, how, compile)
     marching = event_fn is not None or per_sample
     options = check_fit(
         how, route, problem, step_size, rtol, atol, marching=marching, **control

@@ -76,6 +76,11 @@ BAD = {
     "mass matrix not symmetric": (
         lambda: solve(so.Newton(lambda t, x: -x, mass=torch.eye(2).cumsum(1))),
         ValueError, "`mass`"),
+    "stiffness text": (
+        lambda: so.Newton(block, stiffness="2"), TypeError, "`stiffness`"),
+    "stiffness nan": (lambda: so.Newton(block, stiffness=nan), ValueError, "finite"),
+    "compile text": (lambda: solve(compile="yes"), TypeError, "`compile`"),
+    "compile of a model": (lambda: model(compile=1), TypeError, "`compile`"),
     "Acceleration damping": (
         lambda: so.Acceleration(lambda t, x, v: -x, damping=nan),
         ValueError, "`damping`"),

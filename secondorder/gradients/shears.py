@@ -26,7 +26,7 @@ from .fixed_point import FixedPoint, fingerprint, fixed_point_for, samples
 from .integers import NAN, RANGE, Packed, factor_of
 from .replay import RandomStates, autocast_again, without_saved_tensor_hooks
 from .run import SMALL, Field, Run, Trace, node_number
-from .tape import Steps, Tape
+from .tape import Steps, Tape, largest
 from .usable import refuse_untracked
 
 KINDS = (Shear, Mix, Record)
@@ -167,7 +167,7 @@ def power_of_two(weight: Any) -> tuple[int, Any]:
             '`gradient="reversible"` cannot learn the weight of a mixing, which is '
             'fixed to a power of two; use "backprop" or "checkpoint"'
         )
-    size = abs(weight) if not isinstance(weight, Tensor) else weight.abs().max().item()
+    size = largest(weight)
     sign: Any = 1 if not isinstance(weight, Tensor) and weight > 0 else -1
     if isinstance(weight, Tensor):
         sign = weight.sign().to(torch.int64)

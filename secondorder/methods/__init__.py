@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..gradients import GRADIENTS, Gradient
+from ..gradients import GRADIENTS, CompileWarning, Gradient, compiled
 from ..systems import Problem, System
 from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
 from .coupled import COUPLED_METHODS, Coupled
@@ -51,8 +51,27 @@ __all__ = [
     "Splitting",
     "check_fit",
     "check_system",
+    "compile_route",
     "find_method",
 ]
+
+
+def compile_route(route: Gradient, method: Method, compile: bool) -> Gradient:
+    """The route with its plans compiled, if asked for; warns where there are none."""
+    if not isinstance(compile, bool):
+        raise TypeError(f"`compile` must be True or False, got {compile!r}")
+    if not compile:
+        return route
+    direct = isinstance(method, Adaptive) and route.name == "backprop"
+    if direct or isinstance(method, External):
+        warnings.warn(
+            f"`compile=True` runs this solve without compiling: {method.name!r} makes "
+            f"no plan that gradient {route.name!r} runs; take one of {[*METHODS]}",
+            CompileWarning,
+            stacklevel=3,
+        )
+        return route
+    return compiled(route)
 
 
 def find_method(value: Any) -> Method:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..checks import Number
-from ..gradients import GRADIENTS, Gradient, compiled, find_gradient
+from ..gradients import GRADIENTS, Gradient, find_gradient
 from ..methods import (
     METHODS,
     Coupled,
@@ -23,6 +23,7 @@ from ..methods import (
     Splitting,
     check_fit,
     check_system,
+    compile_route,
     find_method,
 )
 from ..plan import Plan, compile_map
@@ -98,9 +99,8 @@ class SecondOrderODE(WithNumbers):
         self.steps = checks.count(steps, "steps")
         register_number(self, "t1", check_horizon(t1))
         self.method = find_method(method)
-        self.gradient = find_gradient(gradient, GRADIENTS)
-        if compile:
-            self.gradient = compiled(self.gradient)
+        route = find_gradient(gradient, GRADIENTS)
+        self.gradient = compile_route(route, self.method, compile)
         self.system = SecondOrder(field, epsilon)
         set_velocity(self, velocity)
         check_system(self.method, self.system)

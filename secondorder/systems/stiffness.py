@@ -6,7 +6,9 @@ apart again and let K into their exact flow (``stiff_flight`` in ``plan/flows.py
 Reference: Hochbruck & Ostermann, "Exponential integrators", Acta Numerica 19 (2010).
 """
 
+import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -57,11 +59,18 @@ def check_stiffness(value: Any) -> Any:
         return value
     if is_structure(value):
         return Numbers(value, check_stiffness)
-    if not isinstance(value, Tensor):
-        value = checks.positive(abs(value), "stiffness", zero=True) and float(value)
-    elif not value.is_floating_point() or not bool(value.detach().isfinite().all()):
+    if isinstance(value, Tensor):
+        fine = value.is_floating_point() and bool(value.detach().isfinite().all())
+    elif isinstance(value, Real):
+        value = float(value)
+        fine = math.isfinite(value)
+    else:
+        raise TypeError(
+            f"`stiffness` must be a float or a tensor, got {type(value).__name__}"
+        )
+    if not fine:
         raise ValueError(
             "`stiffness` must be finite and real floating point, got "
-            f"{checks.describe(value)} of {value.dtype}"
+            f"{checks.describe(value)}"
         )
     return value

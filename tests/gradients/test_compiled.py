@@ -180,3 +180,13 @@ def test_changed_parameters_are_noticed(traced):
     del model, loss
     gc.collect()
     assert len(compiling.ENTRIES) == before  # what was compiled goes with the field
+
+
+@pytest.mark.parametrize("method", ["rkn8", "adaptive", "dopri5"])
+def test_methods_without_plans_say_that_nothing_is_compiled(method):
+    start = noise(3, 2), None
+    how = {"method": method, "compile": True}
+    with pytest.warns(so.CompileWarning, match="makes no plan"):
+        so.odeint(so.Newton(lambda t, x: -x), start, [0.0, 1.0], **how)
+    with pytest.warns(so.CompileWarning, match="makes no plan"):
+        so.SecondOrderODE(so.Autonomous(mlp(2)), **how)

@@ -268,6 +268,13 @@ def test_a_deep_revnet_comes_back_in_single_precision():
     assert torch.equal(torch.cat([first, second], 1), x)
 
 
+def test_bdia_takes_an_empty_batch():
+    net = related.BDIANet(blocks(), gradient="reversible")
+    x = torch.zeros(0, 4, dtype=D, requires_grad=True)
+    net(x).sum().backward()
+    assert x.grad.shape == (0, 4)
+
+
 def test_bdia_is_a_residual_network_in_evaluation():
     net, x = bdia("reversible")
     net.eval()
