@@ -7,6 +7,7 @@ and what to do.  This is the lowest level: whatever is checked, is checked here,
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -262,21 +263,22 @@ def start_time(t0: Any, x: Tensor, per_sample: bool) -> Tensor:
     return t0.to(x.device, torch.float64).expand(shape)
 
 
-def step_size(value: Any) -> float | None:
-    """Return the step size if it is None or positive and finite, or raise."""
+def step_size(value: Any, name: str = "step_size") -> float | None:
+    """Return the length of a step if it is None or positive and finite, or raise."""
     if value is None:
         return None
-    if isinstance(value, Tensor):
+    if not isinstance(value, Real):
         raise TypeError(
-            "`step_size` must be a float (the number of steps depends on it); to learn "
-            "times, make `t` require a gradient"
+            f"`{name}` must be a float (the number of steps depends on it), got "
+            f"{type(value).__name__}; to learn times, make `t` require a gradient"
         )
-    if not (value > 0 and math.isfinite(value)):
+    length = float(value)
+    if not (length > 0 and math.isfinite(length)):
         raise ValueError(
-            f"`step_size` must be positive and finite, got {value!r}; its sign "
-            "follows the order of `t`"
+            f"`{name}` must be positive and finite, got {value!r}; its sign follows "
+            "the order of `t`"
         )
-    return value
+    return length
 
 
 def tolerance(value: Any, name: str) -> Any:

@@ -120,6 +120,11 @@ BAD = {
     "step_size nan": (lambda: solve(step_size=nan), ValueError, "`step_size`"),
     "step_size of adaptive": (
         lambda: solve(method="rkn6", step_size=0.1), ValueError, "step_size"),
+    "step_size text": (lambda: solve(step_size="0.1"), TypeError, "`step_size`"),
+    "first_step text": (
+        lambda: solve(method="rkn8", first_step="1"), TypeError, "`first_step`"),
+    "max_step zero": (
+        lambda: solve(method="rkn8", max_step=0.0), ValueError, "`max_step`"),
     "rtol of fixed": (lambda: solve(method="verlet", rtol=1e-5), ValueError, "rtol"),
     "rtol negative": (
         lambda: solve(method="adaptive", rtol=-1.0), ValueError, "`rtol`"),

@@ -167,19 +167,11 @@ def step_control(
     norm: Any = None,
 ) -> dict[str, Any]:
     """Return how steps are to be chosen, or raise."""
-    lengths = {"first_step": first_step, "max_step": max_step}
-    for name, value in lengths.items():
-        if value is not None and isinstance(value, Tensor):
-            raise TypeError(f"`{name}` must be a float, got a tensor")
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise ValueError(
-                f"`{name}` must be a positive length of time, got {value!r}; the "
-                "direction follows the order of `t`"
-            )
     if norm is not None and not callable(norm):
         checks.one_of(norm, "norm", ["rms", "max"])
     return {
-        **lengths,
+        "first_step": checks.step_size(first_step, "first_step"),
+        "max_step": checks.step_size(max_step, "max_step"),
         "max_steps": checks.optional_count(max_steps, "max_steps"),
         "norm": norm,
     }

@@ -121,16 +121,13 @@ class LineSearch(Update):
 
         try:
             self.optimizer.step(closure)
+            if not all(bool(p.isfinite().all()) for p in self.parameters):
+                raise Stop("the line search found no finite parameters", SMALLER)
         except BaseException:
             with torch.no_grad():
                 for p, value in zip(self.parameters, before, strict=True):
                     p.copy_(value)
             raise
-        if not all(bool(p.isfinite().all()) for p in self.parameters):
-            with torch.no_grad():
-                for p, value in zip(self.parameters, before, strict=True):
-                    p.copy_(value)
-            raise Stop("the line search found no finite parameters", SMALLER)
         return seen[0]
 
     def apply(self, history: History) -> None:
