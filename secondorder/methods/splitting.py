@@ -253,7 +253,7 @@ def check_flows(flows: Flows) -> None:
     if unknown or not flows:
         raise ValueError(
             f"`flows` must be letters out of {[*FLOWS]} with their fractions, such as "
-            f'(("R", 0.5), ("D", 1.0), ("R", 0.5)); got {unknown or flows}'
+            f'(("R", 0.5), ("D", 1.0), ("R", 0.5)), got {unknown or flows}'
         )
     if len({FLOWS[letter].momentum for letter, _ in flows}) > 1:
         own = [letter for letter, flow in FLOWS.items() if not flow.momentum]

@@ -153,8 +153,8 @@ def fold(
     paths, x = np.asarray(preimages, dtype=complex), array(value)
     if x.ndim != 1 or paths.ndim != 2 or len(paths) != len(x):
         raise ValueError(
-            "`preimages` must have one row (k,) for each of `value` (n,); got shapes "
-            f"{paths.shape} and {x.shape}."
+            "`preimages` must have one row (k,) for each of `value` (n,), got shapes "
+            f"{paths.shape} and {x.shape}"
         )
     ax = axes(ax)
     ax.axhline(0, color=NEUTRAL, lw=0.8)

@@ -55,7 +55,7 @@ def given(sol: Any) -> Solved:
     if is_solved(sol):
         return sol
     raise TypeError(
-        "`sol` must be a Solution, have `t`, `x` and `v`, or be arrays (t, x, v); got "
+        "`sol` must be a Solution, have `t`, `x` and `v`, or be arrays (t, x, v), got "
         f"{type(sol).__name__}"
     )
 
@@ -122,7 +122,7 @@ def solved_states(sol: Any) -> tuple[Array, Array, Array]:
     x, v = positions_and_velocities(sol.x, sol.v, True)
     t = times(sol.t, x)
     if len(t) != len(x):
-        raise ValueError(f"`x` must have one entry per time, {len(t)}; got {x.shape}")
+        raise ValueError(f"`x` must have one entry per time, {len(t)}, got {x.shape}")
     alone = t.shape[1] > 1 and x.ndim == 2  # the only axis is that of the samples
     if alone:
         return t, x[:, :, None], v[:, :, None]
@@ -168,7 +168,7 @@ def choose(coordinate: Any, d: int, name: str = "coordinate") -> int:
     if not -d <= index < d:
         raise ValueError(
             f"`{name}` must be one of 0, ..., {d - 1}, since the states have {d} "
-            f"coordinates; got {index}"
+            f"coordinates, got {index}"
         )
     return index % d
 

@@ -150,8 +150,8 @@ def pair(first: str, x: Numbers, second: str, y: Numbers) -> tuple[Array, Array]
     if x.ndim != 1 or x.shape != y.shape:
         raise ValueError(
             f"`{second}` must have one number for each of `{first}`, both of shape "
-            f"(n,); got shapes {y.shape} and {x.shape}. Flatten them, or draw one "
-            "curve at a time."
+            f"(n,), got shapes {y.shape} and {x.shape}; flatten them, or draw one "
+            "curve at a time"
         )
     return x, y
 

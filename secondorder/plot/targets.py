@@ -81,8 +81,8 @@ def spectrum(
     alone = np.asarray(_unpaired(values, threshold) if bad is None else bad, dtype=bool)
     if alone.shape != values.shape:
         raise ValueError(
-            f"`bad` must have one entry per eigenvalue, shape {values.shape}; got "
-            f"{alone.shape}. Leave it out to have them found."
+            f"`bad` must have one entry per eigenvalue, shape {values.shape}, got "
+            f"{alone.shape}; leave it out to have them found"
         )
     ax = axes(ax)
     finite = np.isfinite(threshold)
@@ -232,8 +232,8 @@ def training_curves(
     floors = floors or {}
     if unknown := set(floors) - set(losses):
         raise ValueError(
-            f"`floors` must belong to curves of `losses`; got {sorted(unknown)}, "
-            f"allowed are {sorted(losses)}. Use the same names in both."
+            f"`floors` must belong to curves of `losses`, got {sorted(unknown)}, "
+            f"allowed are {sorted(losses)}; use the same names in both"
         )
     ax, style = axes(ax), line_properties(style)
     for index, (name, values) in enumerate(losses.items()):
@@ -263,8 +263,8 @@ def _eigenvalues(data: Numbers) -> NDArray[np.complex128]:
         values = np.linalg.eigvals(real).astype(complex)
     if values.ndim != 1 or not values.size:
         raise ValueError(
-            "`eigenvalues` must be numbers (n,) or a square matrix (d, d); got shape "
-            f"{values.shape}."
+            "`eigenvalues` must be numbers (n,) or a square matrix (d, d), got shape "
+            f"{values.shape}"
         )
     return values
 

@@ -139,8 +139,8 @@ def _target(
             found = np.linalg.lstsq(X, Y, rcond=None)[0].T
             return square_matrix(found), X.T @ X / len(X)
     raise ValueError(
-        "give `D` (d, d), or samples `x` and `y` of one shape (n, d); got "
-        f"{[name for name, z in zip('Dxy', (D, x, y), strict=True) if z is not None]}."
+        "give `D` (d, d), or samples `x` and `y` of one shape (n, d), got "
+        f"{[name for name, z in zip('Dxy', (D, x, y), strict=True) if z is not None]}"
     )
 
 

@@ -60,16 +60,16 @@ def of(network: Any) -> Propagator:
         blocks = list(network.blocks)
         if getattr(network, "rule", "momentum") not in ("momentum", "euler"):
             raise ValueError(
-                f"`network` has rule={network.rule!r}; the theory is written for "
-                "v ← γv + (1 − γ)f. Divide its θ by 1 − γ and give Discrete(layers, γ)."
+                f"`network` has rule={network.rule!r}, but the theory is written for "
+                "v ← γv + (1 − γ)f; divide its θ by 1 − γ and give Discrete(layers, γ)"
             )
         start = _start(velocity, blocks[0])
         return Discrete(len(blocks), _one(network.gamma, "gamma"), start=start)
     if not hasattr(network, "t1"):
         raise TypeError(
             "`network` must have `blocks` and `gamma` (MomentumNet), or `epsilon` and "
-            f"`t1` (SecondOrderODE); got {type(network).__name__}. Give the numbers to "
-            "Continuous(epsilon, horizon) or Discrete(layers, gamma)."
+            f"`t1` (SecondOrderODE), got {type(network).__name__}; give the numbers to "
+            "Continuous(epsilon, horizon) or Discrete(layers, gamma)"
         )
     system = network.dynamics() if hasattr(network, "dynamics") else network
     source: Any = system
@@ -96,8 +96,8 @@ def _one(value: Any, name: str) -> float:
     numbers = np.unique(np.asarray(value, dtype=float))
     if numbers.size != 1:
         raise ValueError(
-            f"`{name}` must be one number for all layers and coordinates; got "
-            f"{numbers}. The theory of tied layers has no other case."
+            f"`{name}` must be one number for all layers and coordinates, got "
+            f"{numbers}; the theory of tied layers has no other case"
         )
     return float(numbers[0])
 
@@ -115,7 +115,7 @@ def _start(velocity: Any, field: Any) -> str | float:
         return _one(velocity.factor, "velocity.factor")
     raise ValueError(
         f"`velocity` must be None, the field itself, or a module with a `factor` c "
-        f"(v₀ = c x₀); got {velocity!r}. Name the start yourself: start='force'."
+        f"(v₀ = c x₀), got {velocity!r}; name the start yourself: start='force'"
     )
 
 
@@ -204,8 +204,8 @@ def network_of(
         return network(blocks, gamma=m.gamma, velocity=velocity, **options)
     if not isinstance(m, Continuous):
         raise TypeError(
-            f"`m` must be Continuous or Discrete; got {m!r}. FirstOrder has no inertia "
-            "and no network here."
+            f"`m` must be Continuous or Discrete, got {m!r}; FirstOrder has no inertia "
+            "and no network here"
         )
     numbers = {"epsilon": m.epsilon, "t1": m.horizon, "velocity": velocity}
     return network(field, **numbers, **options)

@@ -66,8 +66,8 @@ def extend(D: MatrixLike, m: Propagator, *, tries: int = 24, seed: int = 0) -> M
             best, least = found, size
     if best is None:
         raise ArithmeticError(
-            "`D` could not be completed by one channel to a representable map. Add "
-            "more channels, start at the force, or untie the layers (steer)."
+            "`D` could not be completed by one channel to a representable map; add "
+            "more channels, start at the force, or untie the layers (steer)"
         )
     return like(best, D)
 

@@ -28,9 +28,9 @@ def positive(value: float, name: str) -> float:
     number = _number(value)
     if not (number > 0 and math.isfinite(number)):
         raise ValueError(
-            f"`{name}` must be one positive finite number; got {value!r}. "
-            "The undamped and the first-order limit are other propagators: use "
-            "FirstOrder() for ε = 0."
+            f"`{name}` must be one positive finite number, got {value!r}; "
+            "the undamped and the first-order limit are other propagators: use "
+            "FirstOrder() for ε = 0"
         )
     return number
 
@@ -43,8 +43,8 @@ def layer_count(value: int) -> int:
         number = 0
     if number < 1:
         raise ValueError(
-            f"`layers` must be an integer >= 1; got {value!r}. "
-            "Count the residual blocks of the network."
+            f"`layers` must be an integer >= 1, got {value!r}; "
+            "count the residual blocks of the network"
         )
     return number
 
@@ -54,8 +54,8 @@ def momentum(value: float) -> float:
     number = _number(value)
     if not 0 <= number < 1:
         raise ValueError(
-            f"`gamma` must lie in [0, 1); got {value!r}. gamma = 0 is a residual "
-            "network; gamma -> 1 is the undamped limit and is not reached."
+            f"`gamma` must lie in [0, 1), got {value!r}; gamma = 0 is a residual "
+            "network; gamma -> 1 is the undamped limit and is not reached"
         )
     return number
 
@@ -69,7 +69,7 @@ def start_of(value: str | float) -> str | float:
         return number
     raise ValueError(
         f'`start` must be "rest" (v₀ = 0), "force" (v₀ = f(x₀)) or a finite number c '
-        f"(v₀ = c x₀); got {value!r}."
+        f"(v₀ = c x₀), got {value!r}"
     )
 
 
@@ -80,7 +80,7 @@ def model(m: PropagatorType) -> PropagatorType:
     ):
         raise TypeError(
             "`m` must be Continuous(epsilon), Discrete(layers, gamma) or FirstOrder(); "
-            f"got {m!r}. For a SecondOrderODE or MomentumNet write rep.of(model)."
+            f"got {m!r}; for a SecondOrderODE or MomentumNet write rep.of(model)"
         )
     return m
 
@@ -92,7 +92,7 @@ def finite_points(x: Any) -> Array:
     points = points.astype(wide)
     if not np.isfinite(points).all():
         raise ValueError(
-            f"`x` must be finite; got {x!r}. Remove NaN and infinite entries."
+            f"`x` must be finite, got {x!r}; remove NaN and infinite entries"
         )
     return points
 
@@ -124,26 +124,26 @@ def square_matrix(D: MatrixLike, name: str = "D") -> RealArray:
     array = D.detach().cpu().numpy() if torch.is_tensor(D) else np.asarray(D)
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
         raise ValueError(
-            f"`{name}` must be a square matrix (d, d) with d >= 1; got shape "
-            f"{array.shape}. For d = 1 write [[value]]."
+            f"`{name}` must be a square matrix (d, d) with d >= 1, got shape "
+            f"{array.shape}; for d = 1 write [[value]]"
         )
     if np.iscomplexobj(array):
         raise ValueError(
-            f"`{name}` must be real; got dtype {array.dtype}. The theory asks which "
+            f"`{name}` must be real, got dtype {array.dtype}; the theory asks which "
             f"real maps a real θ reaches: pass `{name}.real` if the imaginary part is "
-            "rounding."
+            "rounding"
         )
     if array.dtype.kind not in "fiub":
         raise ValueError(
-            f"`{name}` must hold real numbers; got dtype {array.dtype}. "
-            "Convert it to float64 first."
+            f"`{name}` must hold real numbers, got dtype {array.dtype}; "
+            "convert it to float64 first"
         )
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
         row, column = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(
-            f"`{name}` must be finite; got {array[row, column]} at entry "
-            f"({row}, {column}). Remove NaN and infinite entries."
+            f"`{name}` must be finite, got {array[row, column]} at entry "
+            f"({row}, {column}); remove NaN and infinite entries"
         )
     return array
 
@@ -205,11 +205,11 @@ def _check_matrices(theta: Tensor) -> None:
     if theta.shape[-1] != theta.shape[-2] or theta.numel() == 0:
         raise ValueError(
             f"`theta` of shape {tuple(theta.shape)} is neither numbers (0 or 1 axis) "
-            "nor square matrices (..., d, d). Pass elementwise=True to treat every "
-            "entry as a number."
+            "nor square matrices (..., d, d); pass elementwise=True to treat every "
+            "entry as a number"
         )
     if not torch.isfinite(theta).all():
         raise ValueError(
-            "`theta` must be finite; got NaN or infinity. In training, lower the "
-            "learning rate or start nearer to zero."
+            "`theta` must be finite, got NaN or infinity; in training, lower the "
+            "learning rate or start nearer to zero"
         )

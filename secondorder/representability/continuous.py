@@ -82,14 +82,14 @@ class Continuous:
         if not 1e-100 < ratio < 1e100:
             raise ValueError(
                 f"`epsilon`/`horizon` must lie in (1e-100, 1e100), where float64 can "
-                f"square it; got {ratio!r}. Use FirstOrder() for ε = 0."
+                f"square it, got {ratio!r}; use FirstOrder() for ε = 0"
             )
         if not self.start_number * self.horizon > -600 or not (
             self.start_number * self.horizon < 1e8
         ):
             raise ValueError(
                 f"`start` times the horizon must lie in (−600, 1e8), or the response "
-                f"overflows; got {self.start!r} times {self.horizon!r}."
+                f"overflows, got {self.start!r} times {self.horizon!r}"
             )
 
     @property

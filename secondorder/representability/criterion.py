@@ -129,8 +129,8 @@ def check_tolerance(tolerance: float) -> float:
     """Return ``tolerance`` if it lies in (0, 1)."""
     if not 0 < tolerance < 1:
         raise ValueError(
-            f"`tolerance` must lie in (0, 1); got {tolerance!r}. It is the relative "
-            "error `D` carries, 1e-12 for a matrix computed in float64."
+            f"`tolerance` must lie in (0, 1), got {tolerance!r}; it is the relative "
+            "error `D` carries, 1e-12 for a matrix computed in float64"
         )
     return float(tolerance)
 

@@ -90,14 +90,14 @@ class Discrete:
         object.__setattr__(self, "gamma", momentum(self.gamma))
         if self.rule not in RULES:
             raise ValueError(
-                f"`rule` must be one of {RULES}; got {self.rule!r}. Use 'euler' for "
-                "γ = 1 − h/ε, the reading of Momentum ResNets."
+                f"`rule` must be one of {RULES}, got {self.rule!r}; use 'euler' for "
+                "γ = 1 − h/ε, the reading of Momentum ResNets"
             )
         object.__setattr__(self, "start", start_of(self.start))
         if not np.isfinite(self.critical_values).all():
             raise ValueError(
-                f"`start` = {self.start!r} makes {self.layers} layers overflow. In the "
-                "ODE's units c is N times smaller: try start=c/layers."
+                f"`start` = {self.start!r} makes {self.layers} layers overflow; in the "
+                "ODE's units c is N times smaller: try start=c/layers"
             )
 
     @property
@@ -256,7 +256,7 @@ class Discrete:
         """
         if self.gamma == 0:
             raise ValueError(
-                "`gamma` = 0 has no second-order limit; use FirstOrder() instead."
+                "`gamma` = 0 has no second-order limit; use FirstOrder() instead"
             )
         step = 1 / self.layers
         start: str | float = self.start
@@ -284,8 +284,8 @@ class Discrete:
         """
         if self.start != "rest":
             raise ValueError(
-                f"`start` must be 'rest' for a limit error; got {self.start!r}. "
-                "Compare response(θ/N) with limit.response(θ) instead."
+                f"`start` must be 'rest' for a limit error, got {self.start!r}; "
+                "compare response(θ/N) with limit.response(θ) instead"
             )
         ode, step = self.limit, 1 / self.layers
         theta = np.asarray(theta, dtype=float)

@@ -83,8 +83,8 @@ class FirstOrder:
         points = finite_points(x)
         if (points == 0).any():
             raise ValueError(
-                "`x` must not contain 0; e^θ never vanishes. Use Continuous(epsilon) "
-                "to reach singular maps."
+                "`x` must not contain 0; e^θ never vanishes; use Continuous(epsilon) "
+                "to reach singular maps"
             )
         real = not np.iscomplexobj(points) and (points > 0).all()
         logarithm = np.log(points if real else _from_above(points))

@@ -144,8 +144,8 @@ def _square_root(covariance: MatrixLike, d: int) -> RealArray:
     if len(S) != d or not symmetric or values[0] < -1e-10 * scale or not scale:
         raise ValueError(
             f"`covariance` must be symmetric, ({d}, {d}), not 0 and without negative "
-            f"eigenvalues; got shape {S.shape} and least eigenvalue {values[0]:.3g}. "
-            "Use x.T @ x / len(x) for samples x (n, d)."
+            f"eigenvalues, got shape {S.shape} and least eigenvalue {values[0]:.3g}; "
+            "use x.T @ x / len(x) for samples x (n, d)"
         )
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
@@ -202,8 +202,8 @@ def nearest(D: MatrixLike, m: Propagator) -> Nearest:
     if not floor.exact:
         raise ValueError(
             f"`D` has a loss floor known only from below ({float(floor):.6g}), so its "
-            "nearest representable matrix is not known. Minimise ‖Ψ(θ) − D‖ "
-            "numerically, from several starts."
+            "nearest representable matrix is not known; minimise ‖Ψ(θ) − D‖ "
+            "numerically, from several starts"
         )
     unit = power_of_two(array)
     mu = None if floor.at is None else floor.at / unit

@@ -197,8 +197,8 @@ def jordan_chains(N: RealArray, noise: float) -> list[RealArray]:
     steps = staircase(N, noise)
     if steps is None:
         raise np.linalg.LinAlgError(
-            f"`D` has Jordan blocks that float64 does not resolve to {noise:.1e}. "
-            "Raise `tolerance`."
+            f"`D` has Jordan blocks that float64 does not resolve to {noise:.1e}; "
+            "raise `tolerance`"
         )
     chains: list[RealArray] = []
     for k in range(len(steps), 0, -1):

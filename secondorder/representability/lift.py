@@ -79,7 +79,7 @@ def _real_block(n: int, value: float, m: Propagator) -> RealArray:
     if not len(roots):
         raise ArithmeticError(
             f"`D` has an eigenvalue {value:.6g} whose real preimage float64 does not "
-            "resolve: it lies too far out, or on the threshold. Increase ε (or γ)."
+            "resolve: it lies too far out, or on the threshold; increase ε (or γ)"
         )
     regular = [root for root in roots if _is_regular(root, m)]
     if regular:

@@ -95,7 +95,7 @@ def steer(D: MatrixLike, epsilon: float, horizon: float = 1.0) -> Steering:
     # ‖I − X‖ <= 1/2 while θ acts keeps X invertible; a shorter kick moves X less.
     if not size < 1e150:  # θ grows with its square
         raise OverflowError(
-            f"`D` of norm {size:.1e} needs a θ(t) beyond float64. Rescale it."
+            f"`D` of norm {size:.1e} needs a θ(t) beyond float64; rescale it"
         )
     while switch / 2 * size > 0.5 * _reach(switch, epsilon, horizon):
         switch /= 2

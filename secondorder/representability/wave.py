@@ -170,7 +170,7 @@ def _scale(w: Tensor) -> tuple[list[Tensor], int]:
     length = max(1.0, torch.linalg.matrix_norm(w.detach(), 1).max().item())
     if not math.isfinite(length):
         raise OverflowError(
-            "`theta` is too large for float64: κ² + 2κTθ overflows. Rescale the target."
+            "`theta` is too large for float64: κ² + 2κTθ overflows; rescale the target"
         )
     unit = w / length
     square = unit @ unit

@@ -165,14 +165,14 @@ def represent(D: MatrixLike, m: Propagator, *, tolerance: float = TOLERANCE) -> 
     if not math.isfinite(residual):
         raise ArithmeticError(
             f"a witness exists ({verdict.reason}), but float64 cannot compute it: "
-            "the construction leaves its range. Increase ε (or γ), or rescale `D`, of "
-            f"norm {size:.1e}."
+            "the construction leaves its range; increase ε (or γ), or rescale `D`, of "
+            f"norm {size:.1e}"
         )
     if not residual <= 1e-8 * size + 1e-12:
         warnings.warn(
             f"a witness exists, but float64 resolves it only to ‖Ψ(θ) − D‖ = "
-            f"{residual:.1e}, with ‖θ‖ = {length(theta):.1e}. Increase ε (or "
-            "γ) to move the threshold away from the eigenvalues.",
+            f"{residual:.1e}, with ‖θ‖ = {length(theta):.1e}; increase ε (or "
+            "γ) to move the threshold away from the eigenvalues",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -367,7 +367,7 @@ class FirstOrder(System):
         if bool((span < 0).any()) and bool((span > 0).any()):
             raise ValueError(
                 "`t` has per-sample grids that run forward and others that run back, "
-                "which a FirstOrder system takes in two solves; got spans "
+                "which a FirstOrder system takes in two solves, got spans "
                 f"{checks.describe(span)}"
             )
         if not bool((span < 0).any()):

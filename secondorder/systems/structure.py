@@ -88,7 +88,7 @@ class Layout:
                 )
                 want = ", ".join(map(str, ("batch",) * self.rows + shape))
                 raise ValueError(
-                    f"`{place}` must be a tensor ({want}), as `x0{found}` is; got {got}"
+                    f"`{place}` must be a tensor ({want}), as `x0{found}` is, got {got}"
                 )
             size = torch.Size(shape).numel()
             parts.append(leaf.reshape((*leaf.shape[:lead], size)))

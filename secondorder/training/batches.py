@@ -113,7 +113,7 @@ class Loader(NoBatches):
                 self.taken += 1
                 return unpacked(batch)
         raise ValueError(
-            "`data` has no batches; got a loader that is empty, or used up"
+            "`data` has no batches, got a loader that is empty, or used up"
         )
 
     def epoch(self) -> Iterator[tuple[Any, ...]]:

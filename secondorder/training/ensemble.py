@@ -176,7 +176,7 @@ def ensemble(make: Callable[[], nn.Module], n: int) -> Ensemble:
     if isinstance(make, nn.Module):
         raise TypeError(
             "`make` must be a function that makes a model, so that each starts "
-            f"elsewhere, such as lambda: nn.Linear(2, 2); got a {type(make).__name__}"
+            f"elsewhere, such as lambda: nn.Linear(2, 2), got a {type(make).__name__}"
         )
     checks.function(make, "make")
     return Ensemble([make() for _ in range(checks.count(n, "n"))])

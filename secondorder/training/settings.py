@@ -18,7 +18,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     if not parameters:
         raise ValueError(
             "`model` has no parameter with requires_grad=True, so there is nothing to "
-            f"fit; got {type(model).__name__}"
+            f"fit, got {type(model).__name__}"
         )
     return parameters
 

@@ -39,7 +39,7 @@ class Validation:
                 if value is not None:
                     raise ValueError(
                         f"`{name}` needs a `validation`: a function of the model, or "
-                        f"data for the loss; got {name}={value!r} without one"
+                        f"data for the loss, got {name}={value!r} without one"
                     )
         elif callable(validation) and not isinstance(validation, Tensor):
             self.measure = lambda: as_number(one_by_one(model, validation))
@@ -113,7 +113,7 @@ def mean_loss(model: nn.Module, loss: Callable[..., Any], batches: NoBatches) ->
             value = value.square().mean()
         total, rows = total + count * as_number(value), rows + count
     if not rows:
-        raise ValueError("`validation` has no batches; got data that are empty")
+        raise ValueError("`validation` has no batches, got data that are empty")
     return total / rows
 
 

@@ -129,7 +129,7 @@ def test_force_start_passes_minus_one_at_the_stated_ratio():
 def test_a_preimage_beyond_float64_is_refused_with_advice():
     m = Continuous(1e-3, start="force")
     assert is_representable([[-1.0]], m)
-    with pytest.raises(ArithmeticError, match="Increase ε"):
+    with pytest.raises(ArithmeticError, match="increase ε"):
         represent([[-1.0]], m)
 
 
