@@ -34,7 +34,7 @@ from .gradient import Gradient
 from .replay import NotedBuffers, RandomStates
 from .survey import Survey
 from .tape import changes_of_units, host_weights, position_sensitivity
-from .usable import UNFAITHFUL, check_grads, refuse_untracked
+from .usable import UNFAITHFUL, check_grads, outside_compiler, refuse_untracked
 
 State = tuple[Tensor, Tensor]
 ROUNDED = (
@@ -274,7 +274,7 @@ class CompiledSolve(torch.autograd.Function):
             return None, *ctx.solve.backward(ctx.kept, ctx.like, outputs)
 
 
-@torch.compiler.disable
+@outside_compiler
 def run_compiled(
     plan: Plan,
     field: Any,

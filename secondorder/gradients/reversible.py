@@ -28,7 +28,7 @@ from .backprop import run_plainly
 from .cotangents import Cotangents
 from .run import Run, Trace, version
 from .shears import Shears
-from .usable import check_grads
+from .usable import check_grads, outside_compiler
 
 Field = Callable[..., Tensor]
 
@@ -77,7 +77,7 @@ def start(run: Run, x: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(outputs[::2], outputs[1::2], strict=True))
 
 
-@torch.compiler.disable
+@outside_compiler
 def run_reversibly(
     plan: Plan,
     field: Field,

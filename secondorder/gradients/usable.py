@@ -1,12 +1,18 @@
 """Where reversal cannot run: said before, or instead of, a wrong gradient."""
 
-from collections.abc import Iterable, Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from ..monitor import untracked_leaf
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 UNFAITHFUL = (
     "the states could not be reconstructed: the reversed state is not the one that "
@@ -24,6 +30,21 @@ BEYOND = (
     'size as so.reversible(scale=...), or use gradient="backprop" or "checkpoint", '
     "which need no grid"
 )
+
+
+def outside_compiler(function: Callable[P, R]) -> Callable[P, R]:
+    """``torch.compiler.disable``, without its import (a second) where none compiles."""
+    disabled: list[Callable[P, R]] = []
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    return call
 
 
 def refuse_untracked(

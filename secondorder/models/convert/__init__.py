@@ -11,13 +11,14 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks",
 ICML 2021, section 3 and appendix E.
 """
 
+# stack.py needs the compiler, which takes a second to import: where one converts.
+
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
 
 from ...gradients import Gradient
-from .stack import MomentumList, MomentumSequential, Stack
 
 
 def to_momentum(
@@ -90,6 +91,8 @@ def to_momentum(
     ----------
     Sander et al., ICML 2021, section 3.
     """
+    from .stack import MomentumList, MomentumSequential
+
     paths: list[Any] = [*path] if isinstance(path, (list, tuple)) else [path]
     found = {p: container_at(model, p) for p in paths}
     stacks = {}
@@ -133,6 +136,8 @@ def to_residual(model: nn.Module) -> nn.Module:
     >>> type(so.to_residual(stack)).__name__
     'Sequential'
     """
+    from .stack import Stack
+
     stacks = [m for m in model.modules() if isinstance(m, Stack)]
     if not stacks:
         raise ValueError(
@@ -157,6 +162,8 @@ def replaced(model: nn.Module, changes: dict[int, nn.Module]) -> nn.Module:
 
 def container_at(model: nn.Module, path: str) -> nn.Module:
     """The container of blocks at a path, or raise and say which there are."""
+    from .stack import Stack
+
     if not isinstance(path, str):
         raise TypeError(
             f"`path` must be a str or a list of str, got {type(path).__name__}"
