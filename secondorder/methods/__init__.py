@@ -19,8 +19,9 @@ from torch import Tensor
 from .. import checks
 from ..gradients import GRADIENTS, CompileWarning, Gradient, compiled
 from ..systems import Problem, System
-from .adaptive import ADAPTIVE_SPLITTING, Adaptive, Embedded
+from .adaptive import Adaptive
 from .coupled import COUPLED_METHODS, Coupled
+from .embedded import EMBEDDED, Embedded
 from .event_functions import Event
 from .external import External, externals
 from .first_order_form import CALLBACKS, callbacks
@@ -32,7 +33,7 @@ from .tolerances import step_control
 
 METHODS: dict[str, Splitting] = {m.name: m for m in SPLITTINGS}
 COUPLED: dict[str, Coupled] = {m.name: m for m in COUPLED_METHODS}
-ADAPTIVE: dict[str, Any] = {m.name: m for m in (ADAPTIVE_SPLITTING, *NYSTROM)}
+ADAPTIVE: dict[str, Any] = {m.name: m for m in (*EMBEDDED, *NYSTROM)}
 SOLVERS: dict[str, External] = {m.name: m for m in externals()}
 
 __all__ = [

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from .. import checks
 from ..gradients.checkpoint import in_segments
-from .adaptive import Embedded, derivative, time_of
+from .adaptive import derivative, time_of
+from .embedded import Embedded
 from .event_search import (
     ImplicitTime,
     column,

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..gradients import Gradient, backprop
 from ..plan import Record
 from ..systems.problem import Problem
-from .adaptive import Adaptive, Embedded, Pull
+from .adaptive import Adaptive, Pull
+from .embedded import Embedded
 from .method import Options
 from .splitting import Splitting
 from .step_size import GROW, SAFETY, SHRINK

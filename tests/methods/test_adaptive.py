@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import secondorder as so
-from secondorder.methods.adaptive import Pull, derivative, difference
+from secondorder.methods.adaptive import Pull, derivative
+from secondorder.methods.embedded import difference
 from secondorder.methods.nystrom import nystrom_step
 from secondorder.methods.nystrom_tables import DP6, DP8, DP12, Tableau
 from secondorder.methods.step_size import (
@@ -26,7 +27,8 @@ from secondorder.systems.equations import same
 
 DOUBLE = torch.float64
 NAMES = list(so.ADAPTIVE)
-NYSTROM = [n for n in NAMES if n != "adaptive"]
+NYSTROM = [n for n in NAMES if n.startswith("rkn")]
+REVERSIBLE = [n for n in NAMES if n not in NYSTROM]
 
 
 def tensor(*values):
@@ -96,7 +98,13 @@ def test_nystrom_numbers_meet_the_order_conditions(table, order):
 
 @pytest.mark.parametrize("damping", [0.0, 1.0, tensor(2.5, 0.5)])
 @pytest.mark.parametrize(
-    "name, counts", [("adaptive", (48, 96)), ("rkn6", (24, 48)), ("rkn8", (8, 16))]
+    "name, counts",
+    [
+        ("adaptive", (48, 96)),
+        ("adaptive6", (8, 16)),
+        ("rkn6", (24, 48)),
+        ("rkn8", (8, 16)),
+    ],
 )
 def test_order_with_and_without_damping(name, counts, damping):
     """Slope over a halving that lies above rounding and below the first terms."""
@@ -118,7 +126,7 @@ def test_order_12_with_and_without_damping(damping):
 
 
 @pytest.mark.parametrize("damping", [0.0, 1.0])
-@pytest.mark.parametrize("name", ["adaptive", "rkn6", "rkn8"])
+@pytest.mark.parametrize("name", ["adaptive", "adaptive6", "rkn6", "rkn8"])
 def test_error_estimate_has_the_order_of_the_companion(name, damping):
     system = so.Newton(driven_pendulum, damping=damping)
     start = tensor(1.0, -0.5), tensor(0.0, 0.3)
@@ -130,11 +138,15 @@ def test_error_estimate_has_the_order_of_the_companion(name, damping):
     assert math.log2(sizes[0] / sizes[1]) == pytest.approx(power, rel=0.05)
 
 
-def test_the_companion_of_kicks_flies_like_the_method():
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_the_companion_of_kicks_flies_like_the_method(name):
     """Kick by kick and flight by flight, with the difference d of the weights alone."""
-    method, h, mass, damping = so.ADAPTIVE["adaptive"], 0.3, 2.0, tensor(0.0, 5.0)
+    method, h, mass, damping = so.ADAPTIVE[name], 0.3, 2.0, tensor(0.0, 5.0)
     torch.manual_seed(0)
-    kicks, forces = tensor(*method.weights), torch.randn(7, 4, 2, dtype=DOUBLE)
+    kicks, forces = (
+        tensor(*method.weights),
+        torch.randn(len(method.weights), 4, 2, dtype=DOUBLE),
+    )
     flights = [w for flow, w in method.table.flows if flow == "A"]
     x, v = torch.zeros(2, 4, 2, dtype=DOUBLE)
     for i, f in enumerate(forces):
@@ -173,12 +185,13 @@ def test_free_flight_and_constant_force_have_no_error(name):
         assert max(e.abs().max() for e in error) < 1e-15
 
 
-def test_strong_damping_cuts_the_steps():
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_strong_damping_cuts_the_steps(name):
     """Or the plan of the accepted steps would be refused."""
     x = tensor(1.0).requires_grad_()
     system, t = so.SecondOrder(lambda t, x: -x, 0.01), tensor(0.0, 1.0)
-    sol = solve(system, (x, -x.detach()), t, "adaptive", 1.0, gradient="reversible")
-    limit = so.ADAPTIVE["adaptive"].damping_limit
+    sol = solve(system, (x, -x.detach()), t, name, 1.0, gradient="reversible")
+    limit = so.ADAPTIVE[name].damping_limit
     assert sol.stats.accepted >= 100 / limit
     assert 0.2 < torch.autograd.grad(sol.x[-1], x)[0].item() < 0.4
 
@@ -212,6 +225,7 @@ ORBITS = {
     "name, tolerance, within",
     [
         ("adaptive", 1e-5, 2e-3),
+        ("adaptive6", 1e-9, 1e-7),
         ("rkn6", 1e-7, 1e-4),
         ("rkn8", 1e-9, 1e-6),
         ("rkn12", 1e-13, 2e-11),
@@ -281,7 +295,10 @@ def gradients(sol, wanted):
 
 @pytest.mark.parametrize(
     "name, gradient",
-    [("adaptive", "reversible"), *((name, "checkpoint") for name in NAMES)],
+    [
+        *((name, "reversible") for name in REVERSIBLE),
+        *((name, "checkpoint") for name in NAMES),
+    ],
 )
 def test_every_route_differentiates_the_same_accepted_steps(name, gradient):
     system, start, t, args, wanted = problem()
@@ -312,14 +329,15 @@ def test_gradients_are_those_of_the_differential_equation(name):
     assert dt.tolist() == pytest.approx([0.5 * end, -0.5 * end], abs=1e-7)
 
 
-def test_accepted_steps_run_back_to_the_start():
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_accepted_steps_run_back_to_the_start(name):
     """The inverse of the recorded plan, in floating point and on the grid."""
     torch.manual_seed(0)
     x, v = torch.randn(2, 4, 8, dtype=DOUBLE)
     system = so.SecondOrder(network(8, 16, 8), 1.0)
     core = system.in_modes(x).system
     pull = Pull(core.field, ())
-    method, t = so.ADAPTIVE["adaptive"], tensor(0.0, 1.0, 4.0)
+    method, t = so.ADAPTIVE[name], tensor(0.0, 1.0, 4.0)
     control = method.controller(core, relative_size(1e-6, 1e-8, same))
     step = method.stepper(core, x, pull)
     with torch.no_grad():
@@ -340,7 +358,9 @@ def test_accepted_steps_run_back_to_the_start():
 OFFERED = [(n, g) for n in NAMES for g in ("backprop", "checkpoint")]
 
 
-@pytest.mark.parametrize("name, gradient", [*OFFERED, ("adaptive", "reversible")])
+@pytest.mark.parametrize(
+    "name, gradient", [*OFFERED, *((name, "reversible") for name in REVERSIBLE)]
+)
 def test_evaluations_are_counted_with_the_replay(name, gradient):
     system, start, t, args, _ = problem()
     how = {"method": name, "gradient": gradient, "args": args, "rtol": 1e-4}

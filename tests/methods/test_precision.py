@@ -9,7 +9,9 @@ import secondorder as so
 D = torch.float64
 OURS = [*so.ADAPTIVE]
 ROUTES = {
-    "adaptive": ["backprop", "checkpoint", "reversible"],
+    **dict.fromkeys(
+        ["adaptive", "adaptive6"], ["backprop", "checkpoint", "reversible"]
+    ),
     **dict.fromkeys(["rkn6", "rkn8", "rkn12"], ["backprop", "checkpoint"]),
 }
 PAIRS = [(m, g) for m, routes in ROUTES.items() for g in routes]
