@@ -3,21 +3,30 @@
 A field finds its functions by a weak key: they go when it goes, and hold no parameter.
 """
 
+import operator
+import threading
 import time
 import types
 import warnings
 import weakref
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..monitor import MonitoredField, WrappedField, owner_of
+from ..monitor import WrappedField, owner_of
 from ..plan.rows import Unpackable
 from .chunks import float_backward, float_forward, grid_backward, grid_forward
 from .replay import autocast_state
-from .survey import Survey
+
+MOST = 64  # kinds of calls of one function that are known
+STRANGER = (
+    "its field depends on a tensor that requires a gradient but is none of its "
+    "parameters"
+)
 
 
 class CompileWarning(UserWarning):
@@ -63,8 +72,59 @@ class CompileStats:
     fallbacks: list[str] = field(default_factory=list)
 
 
+class Artefact:
+    """One compiled graph: what the compiler made of it, and what its inputs are."""
+
+    def __init__(self, run: Any, graph: Any) -> None:
+        self.run = run
+        nodes = [n for n in graph.graph.nodes if n.op == "placeholder"]
+        self.examples = [n.meta.get("example_value") for n in nodes]
+
+    def places(
+        self, given: Any, returned: Any, flat: Sequence[Any], result: Any
+    ) -> list[Any] | None:
+        """Where its inputs are among the tensors of a call, if all come from there.
+
+        A place is the index of a tensor, or with a dimension the size of one.
+        """
+        if len(result) != len(returned) or any(map(operator.is_not, result, returned)):
+            return None
+        at = {id(t): i for i, t in enumerate(flat)}
+        sizes: dict[str, Any] = {}
+        found: list[Any] = []
+        for example, value in zip(self.examples, given, strict=True):
+            if isinstance(value, Tensor) and id(value) in at:
+                found.append(at[id(value)])
+                for dim, size in enumerate(example.shape):
+                    sizes.setdefault(str(size), (found[-1], dim))
+            else:
+                found.append(str(example))
+        found = [p if isinstance(p, int) else sizes.get(p) for p in found]
+        return None if None in found or len(at) < len(flat) else found
+
+
+class Direct(NamedTuple):
+    """A call without ``torch.compile``'s checks, once it is known what it leads to."""
+
+    artefact: Artefact
+    places: list[Any]
+
+    def __call__(self, flat: Sequence[Any]) -> Any:
+        """Run it on the tensors of a call."""
+        places = (
+            flat[p] if isinstance(p, int) else flat[p[0]].shape[p[1]]
+            for p in self.places
+        )
+        return self.artefact.run(*places)
+
+
 class Compiled:
-    """One function, compiled for one field, with an account of what that costs."""
+    """One function, compiled for one field, with an account of what that costs.
+
+    Its calls go through ``torch.compile``, which compares all that it knows of the
+    field with what it has compiled.  A call with a ``key``, which stands for all that
+    matters, finds what the first such call was run by.
+    """
 
     def __init__(self, function: Any, stats: CompileStats) -> None:
         # torch.compile keeps its graphs with the code: a copy has its own, and they go
@@ -76,8 +136,22 @@ class Compiled:
             function.__defaults__,
             function.__closure__,
         )
-        self.plain, self.stats, self.made = function, stats, 0
-        self.call = torch.compile(own, backend=self.backend, fullgraph=True)
+        self.plain, self.stats = function, stats
+        self.made, self.running = 0, threading.local()
+        self.known: OrderedDict[Any, Direct] = OrderedDict()
+        self.call = torch.compile(own, backend=self.take, fullgraph=True)
+
+    def take(self, graph: Any, inputs: Any) -> Any:
+        """Have a graph compiled."""
+        refuse(graph)
+        artefact = Artefact(self.backend(graph, inputs), graph)
+
+        def run(*inputs: Any) -> Any:
+            outputs = artefact.run(*inputs)
+            self.running.last = artefact, inputs, outputs
+            return outputs
+
+        return run
 
     def backend(self, graph: Any, inputs: Any) -> Any:
         """Compile a graph; count it."""
@@ -89,16 +163,55 @@ class Compiled:
 
             return compile_fx(graph, inputs, config_patches=options)
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, key: Any, *args: Any) -> tuple[Any, Artefact]:
         """Run it, compiling where there is nothing yet for such arguments."""
+        direct = None if key is None else self.known.get(key)
+        if direct is not None:
+            self.stats.hits += 1
+            return direct(tensors_in(args)), direct.artefact
         before, start = self.made, time.perf_counter()
         result = self.call(*args)
+        artefact, *both = self.running.__dict__.pop("last")
+        places = None
+        if key is not None:
+            places = artefact.places(*both, tensors_in(args), result)
+        if places is not None:
+            self.known[key] = Direct(artefact, places)
+            if len(self.known) > MOST:
+                self.known.popitem(last=False)
         if self.made > before:
             self.stats.compilations += self.made - before
             self.stats.seconds += time.perf_counter() - start
         else:
             self.stats.hits += 1
-        return result
+        return result, artefact
+
+
+def tensors_in(args: Iterable[Any]) -> list[Any]:
+    """The tensors of a call, in their order."""
+    found: list[Any] = []
+    for value in args:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found += tensors_in(value)
+    return found
+
+
+def told(value: Any) -> Any:
+    """What a graph is made for, of one of its inputs; None where that is not known."""
+    if type(value) is Tensor or type(value) is nn.Parameter:
+        return value.shape, value.stride(), value.dtype
+    plain = value is None or isinstance(value, (bool, int, float, str))
+    return (type(value), value) if plain else None
+
+
+def refuse(graph: Any) -> None:
+    """Raise where a graph would take a weight that is learned for a constant."""
+    for node in graph.graph.nodes:
+        value = node.meta.get("example_value")
+        if node.op == "placeholder" and getattr(value, "requires_grad", False):
+            raise Unpackable(STRANGER)
 
 
 def cuda(value: Any) -> bool:
@@ -107,11 +220,26 @@ def cuda(value: Any) -> bool:
 
 
 class Entry:
-    """What is compiled for one field: its functions by kind of solve."""
+    """What is compiled for one field, and what is known of it; it holds no tensor.
+
+    Attributes
+    ----------
+    functions : dict
+        Forward and backward, by kind of solve.
+    names : dict
+        Of what is learned, by what the field is made of.
+    probed : set
+        How the field was when it was looked at.
+    refused : dict of str
+        What could not be compiled, and why.
+    """
 
     def __init__(self) -> None:
         self.stats = CompileStats()
         self.functions: dict[Any, tuple[Compiled, Compiled]] = {}
+        self.names: dict[Any, tuple[str, ...]] = {}
+        self.probed: set[Any] = set()
+        self.refused: dict[Any, str] = {}
 
     def pair(self, exact: bool, *kind: Any) -> tuple[Compiled, Compiled]:
         """The functions forward and backward of a kind of solve."""
@@ -154,22 +282,3 @@ def check_state(x: Tensor, v: Tensor) -> None:
         raise Unpackable("autocast is on")
     if torch.autograd.forward_ad._current_level >= 0:
         raise Unpackable("it runs in forward mode")
-
-
-def check_field(survey: Survey) -> None:
-    """Raise where a field could do what a graph does not repeat."""
-    modules = [*survey.modules, *survey.hidden]
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    if any(vars(m).get(name) for m in modules for name in hooks):
-        raise Unpackable("its field has hooks")
-    if any(isinstance(m, MonitoredField) for m in modules):
-        raise Unpackable("`check_finite` or `progress` watch its evaluations")
-    if survey.writes:
-        raise Unpackable("its field writes into its input")
-    if any(p.requires_grad for m in survey.hidden for p in m.parameters()):
-        raise Unpackable("its field hides modules in a function")
-    inner = (p for m in survey.modules for p in m._parameters.values())
-    if any(p is not None and p.grad_fn is not None for p in inner):
-        raise Unpackable("its field has parameters that are computed from others")
-    if any(isinstance(m, torch.jit.ScriptModule) for m in modules):
-        raise Unpackable("its field is scripted")

@@ -19,6 +19,7 @@ from ..gradients import Gradient, backprop
 from ..plan.compile import compile_plan
 from ..plan.flows import FLOWS
 from ..plan.grid import inward, merge, step_counts
+from ..plan.known import known_plan, noted
 from ..plan.moves import Plan, evaluations, walk
 from ..solution import DenseOutput, Solution, Stats, quintic_hermite
 from ..systems.equations import FirstOrder, System
@@ -153,8 +154,8 @@ class Splitting:
         if problem.breakpoints is not None:
             t, keep, broken = merge(t, problem.breakpoints)
         counts = step_counts(t, options.step_size)
-        plan = self.compile(core, t, counts, x, problem.gamma, broken)
-        cost = evaluations(plan)
+        plan = known_plan(self.compile, core, t, counts, x, problem.gamma, broken)
+        cost = noted(plan, "cost", lambda: evaluations(plan))
         field = core.field
         watched = None
         if problem.monitor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..monitor import WrappedField
+from ..plan.known import noted
 from ..plan.moves import Kick, Plan
 
 FARTHEST = 0.2  # of the largest velocity
@@ -96,9 +97,14 @@ def watch_copies(field: Any, plan: Plan) -> VelocityCopies | None:
     transformed = torch._C._are_functorch_transforms_active()
     if transformed or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    if not any(isinstance(move, Kick) and move.velocity_copy for move in plan):
+    if not noted(plan, "copies", lambda: has_copies(plan)):
         return None
     return VelocityCopies(field, plan)
+
+
+def has_copies(plan: Plan) -> bool:
+    """Whether a plan has kicks of one velocity by a force that sees the other."""
+    return any(isinstance(move, Kick) and move.velocity_copy for move in plan)
 
 
 def weights_before(plan: Plan) -> dict[int, Any]:

@@ -107,6 +107,8 @@ class Timed(Sequence[Move]):
     its times, when it is looked at.
     """
 
+    notes: dict[Any, Any] | None = None  # as in plan/known.py
+
     def __init__(self, moves: Sequence[Move], times: Tensor) -> None:
         self.moves, self.times = tuple(moves), times
         self.places = array("i")  # which of the times

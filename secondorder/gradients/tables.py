@@ -1,0 +1,164 @@
+"""A plan as the compiled loops take it: tensors of rows, made once and kept with it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..plan.known import noted
+from ..plan.moves import Plan
+from ..plan.rows import CHUNK, SPAN, Rows, Unpackable, grid_rows, pack
+from .fixed_point import FixedPoint, fixed_point_for
+from .tape import changes_of_units, host_weights, position_sensitivity
+
+
+class Table:
+    """The rows of a plan on a device.
+
+    Attributes
+    ----------
+    rows : Rows
+    bodies : Tensor
+        Rows followed by time and nested kick, ``(n, CHUNK, 9)``.
+    weights : list
+        Of the moves, from which a grid is made.
+    nested : bool
+        Whether kicks are nested.
+    marked : bool
+        Whether states before the last one are recorded.
+    """
+
+    def __init__(self, plan: Plan, dtype: torch.dtype, device: torch.device) -> None:
+        self.weights, _ = changes_of_units(plan, host_weights(plan))
+        self.rows: Rows = pack(plan, self.weights)
+        self.nested = self.rows.inner is not None
+        self.marked = not self.rows.last_only
+        table = host(self.rows.table)
+        inner = host(self.rows.inner or [0.0] * len(table))
+        rows = torch.cat([table, self.rows.times[:, None], inner[:, None]], 1)
+        self.table = rows.to(device, dtype)
+        self.bodies = bodies(self.table)
+        self.last = self.rows.table[-1][4]  # how the last velocity is read
+
+
+class Segment(NamedTuple):
+    """Rows between two moves of bytes.
+
+    Attributes
+    ----------
+    start, end : int
+    bytes : int
+        To push (> 0) or to pop (< 0) before it.
+    moves : list of str
+        What each of these is, in their order.
+    """
+
+    start: int
+    end: int
+    bytes: int
+    moves: list[str]
+
+
+class GridTable:
+    """The same rows as factors of integers.
+
+    Attributes
+    ----------
+    grid : FixedPoint
+    reach : float
+        How far a velocity carries.
+    segments : list of Segment
+    """
+
+    def __init__(
+        self, plan: Plan, table: Table, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.reach, readout = position_sensitivity(plan, table.weights)
+        self.grid: FixedPoint = fixed_point_for(self.reach, readout, dtype, device)
+        if self.grid.dtype == torch.int64:
+            raise Unpackable("the grid of float64 states has no compiled form")
+        numbers, shifts = grid_rows(table.rows)
+        self.numbers, self.device = host(numbers), device
+        self.read = numbers[-1][3]
+        starts = [n for n, moved in enumerate(shifts) if moved or n == 0]
+        ends = [*starts[1:], len(shifts)]
+        kinds = kinds_of(shifts)
+        self.segments = [
+            Segment(SPAN * n, SPAN * m, shifts[n], kinds[n])
+            for n, m in zip(starts, ends, strict=True)
+        ]
+        self.rows = [bodies(table.table[s.start : s.end]) for s in self.segments]
+        self.made: tuple[float, list[Tensor]] = 0.0, []
+
+    def factors(self, q: float) -> list[Tensor]:
+        """Rows (d₀, k₁, d₁, r, k₂, unit of positions) of each segment, by the unit."""
+        if self.made[0] != q:
+            fx, fu = 2.0**self.grid.fx, 2.0**self.grid.fu
+            factors = host([fx / fu, fu / q, fx / fu, q / fu, fu / q])
+            grid = self.numbers * factors
+            scale = grid.new_full((len(grid), 1), q / fx)
+            every = torch.cat([grid, scale], 1).to(self.device)
+            self.made = q, [bodies(every[s.start : s.end]) for s in self.segments]
+        return self.made[1]
+
+
+def table_of(plan: Plan, dtype: torch.dtype, device: torch.device) -> Table:
+    """The rows of a plan, kept with it.
+
+    Raises
+    ------
+    Unpackable
+        If it has no such form.
+    """
+    return kept(plan, ("table", dtype, device), lambda: Table(plan, dtype, device))
+
+
+def grid_table_of(
+    plan: Plan, table: Table, dtype: torch.dtype, device: torch.device
+) -> GridTable:
+    """The rows of a plan as factors of integers, kept with it."""
+    key = "grid", dtype, device
+    return kept(plan, key, lambda: GridTable(plan, table, dtype, device))
+
+
+def kept(plan: Plan, key: Any, make: Any) -> Any:
+    """Like ``noted``, also of what cannot be made."""
+
+    def attempt() -> Any:
+        try:
+            return make()
+        except Unpackable as error:
+            return str(error)
+
+    found = noted(plan, key, attempt)
+    if isinstance(found, str):
+        raise Unpackable(found)
+    return found
+
+
+def host(numbers: Any) -> Tensor:
+    """Numbers in float64, on the host whatever the default device is."""
+    return torch.tensor(numbers, dtype=torch.float64, device="cpu")
+
+
+def bodies(rows: Tensor) -> Tensor:
+    """Rows as the compiled loop takes them, CHUNK at a time, of any number."""
+    if rows.storage_offset():  # which a graph would be guarded by
+        rows = rows.clone()
+    several = rows.unflatten(0, (-1, CHUNK))
+    torch._dynamo.mark_dynamic(several, 0)
+    return several
+
+
+def kinds_of(bytes: Sequence[int]) -> list[list[str]]:
+    """What each byte move was: a push, a pop, or zeros shifted in."""
+    depth, found = 0, []
+    for moved in bytes:
+        here = ["push"] * moved
+        depth += max(moved, 0)
+        for _ in range(-moved):
+            here.append("pop" if depth else "shift")
+            depth = max(depth - 1, 0)
+        found.append(here)
+    return found
