@@ -63,7 +63,16 @@ from .systems import (
     forcing,
     gamma_from_epsilon,
 )
-from .training import Ensemble, GaussNewton, History, Recording, Shooting, ensemble, fit
+from .training import (
+    Ensemble,
+    GaussNewton,
+    History,
+    Recording,
+    Shooting,
+    ensemble,
+    fit,
+    misfit,
+)
 
 __version__ = "0.1.0"
 
@@ -126,6 +135,7 @@ __all__ = [
     "ensemble",
     "fit",
     "forcing",
+    "misfit",
     "plan",
     "plot",
     "related",

@@ -9,7 +9,7 @@ acceleration between steps, of order 6 in x and 5 in v on one step:
 Reference: Hairer, Nørsett, Wanner, "Solving Ordinary Differential Equations I", II.6.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -42,7 +42,7 @@ class Stats:
     times: Tensor | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DenseOutput:
     """The states between the times of a solve, from every method; it can be pickled.
 
@@ -71,6 +71,11 @@ class DenseOutput:
     steps: tuple[Any, ...] = ()
     broken: tuple[bool, ...] = ()
     recorded: bool = field(default_factory=torch.is_grad_enabled)
+
+    def __repr__(self) -> str:
+        """The method and the interval, not the numbers."""
+        name, n = getattr(self.method, "name", self.method), self.t.shape[-1]
+        return f"DenseOutput({name!r}, {n} times, state {tuple(self.x.shape[1:])})"
 
     def __call__(self, times: Tensor) -> State:
         """The states ``(x, v)`` at times ``(k,)``, each ``(k, *x0.shape)``."""
@@ -127,6 +132,18 @@ class DenseOutput:
         _, a = self.problem.system(self.t[k].to(x), (x, v), *self.problem.args)
         h = (time - self.t[k]).to(x)  # 0
         return x + h * v + h * h / 2 * a, v + h * a
+
+
+def table(title: str, rows: Mapping[str, str | None], folded: str = "") -> str:
+    """Names and texts as HTML for a notebook, and a longer text that can be opened."""
+    shown = (
+        f"<tr><th>{name}</th><td>{escape(text)}</td></tr>"
+        for name, text in rows.items()
+        if text is not None
+    )
+    more = f"<details><summary>repr</summary><pre>{escape(folded)}</pre></details>"
+    body = f"<table><caption>{escape(title)}</caption>{''.join(shown)}</table>"
+    return body + (more if folded else "")
 
 
 class Pair:
@@ -210,12 +227,7 @@ class Solution(Pair):
             "steps": f"{steps} ({stats.rejected} rejected)",
             "event": None if self.event is None else f"{self.event}",
         }
-        shown = (
-            f"<tr><th>{name}</th><td>{escape(text)}</td></tr>"
-            for name, text in rows.items()
-            if text is not None
-        )
-        return f"<table><caption>Solution</caption>{''.join(shown)}</table>"
+        return table("Solution", rows)
 
     def __call__(self, times: float | Tensor) -> State:
         """Dense output: the state ``(x, v)`` at any times of the interval.

@@ -146,6 +146,12 @@ class Motion(NamedTuple):
     v: Tensor
     observed: Tensor
 
+    def __repr__(self) -> str:
+        """Shapes, not numbers."""
+        parts = self._asdict().items()
+        shown = (f"{k} {tuple(z.shape)}" for k, z in parts if isinstance(z, Tensor))
+        return f"Motion({', '.join(shown)})"
+
 
 def oscillator(
     kind: str,

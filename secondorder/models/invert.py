@@ -62,6 +62,10 @@ class State(Pair):
         self.x, self.v, self.trace = x, v, trace
         self.rounded, self.context = rounded, context
 
+    def __repr__(self) -> str:
+        """Show the shape, and what the way back takes."""
+        return f"State(x, v {tuple(self.x.shape)}, {self.nbytes} bytes kept)"
+
     @property
     def nbytes(self) -> int:
         """Bytes kept for the way back."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .style import (
     Array,
     Numbers,
     axes,
+    few_labels,
     legend,
     line_properties,
     look,
@@ -126,16 +126,6 @@ def on_log_axes(first: str, x: Numbers, second: str, y: Numbers) -> tuple[Array,
     x, y = pair(first, x, second, y)
     x, y = with_gaps(x, first, positive=True), with_gaps(y, second, positive=True)
     return x, y
-
-
-def few_labels(ax: Axes) -> None:
-    """Label 2 and 5 beside powers of ten where these are too few; never 3, 4, 6."""
-    for axis in (ax.xaxis, ax.yaxis):
-        low, high = np.log10(axis.get_view_interval())
-        if high - low < 1.5:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def slope(work: Array, error: Array) -> str:

@@ -152,6 +152,7 @@ def potential(
     ax: Axes | None = None,
     *,
     axes: tuple[int, int] = (0, 1),
+    layout: str | None = None,
     levels: int | Sequence[float] = 16,
     points: int = 121,
     colorbar: bool = True,
@@ -172,6 +173,9 @@ def potential(
     ax : matplotlib Axes, optional
     axes : (int, int), default (0, 1)
         Which coordinates of the paths, if the order is another.
+    layout : {"time_first", "batch_first"}, optional
+        Whether arrays are ``(n, batch, ...)`` or ``(batch, n, ...)``.  Default: the
+        first; a Solution always is.
     levels : int or increasing sequence of float, default 16
         Contours, or how many, evenly spaced over all but the outer 2 % of the values,
         so that a pole does not take them all.
@@ -210,7 +214,9 @@ def potential(
     drawn = None
     if paths is not None:
         given = is_solved(paths)
-        x = samples(paths.x if is_solved(paths) else paths, "paths", given)
+        x = samples(
+            paths.x if is_solved(paths) else paths, "paths", given, None, layout
+        )
         if x.ndim < 2 or x.shape[-1] < 2:
             raise ValueError(
                 f"`paths` must have states of two coordinates, got shape {x.shape}"
@@ -224,16 +230,24 @@ def potential(
         spread = high - low or max(1e-9, 1e-9 * abs(high))
         low, high = max(low - spread / levels, np.nanmin(values)), high
         levels = np.linspace(low, low + max(high - low, spread), levels).tolist()
+    heights = np.asarray(levels, dtype=float)
+    ends = heights[0], heights[-1]
+    beyond = (np.nanmin(values) < ends[0], np.nanmax(values) > ends[1])
     ax = axes_or_new(ax)
     filled = ax.contourf(
-        across, up, shown, levels, cmap=SEQUENTIAL, extend="both", alpha=0.55, zorder=-1
-    )
+        across, up, shown, heights, cmap=SEQUENTIAL, alpha=0.55, zorder=-1,
+        extend=("neither", "max", "min", "both")[2 * beyond[0] + beyond[1]],
+    )  # fmt: skip
     ax.contour(
-        across, up, shown, levels, colors=NEUTRAL, linewidths=0.5, linestyles="-",
-        zorder=0,
+        across, up, shown, heights, colors=NEUTRAL, linestyles="-", zorder=0,
+        linewidths=size_of("lines.linewidth", 0.5),
     )  # fmt: skip
     if colorbar:
-        ax.figure.colorbar(filled, ax=ax, label="U", shrink=0.9, ticks=MaxNLocator(6))
+        # A tick beyond the colours would be moved to their end.
+        ticks = [
+            u for u in MaxNLocator(6).tick_values(*ends) if ends[0] <= u <= ends[1]
+        ]
+        ax.figure.colorbar(filled, ax=ax, label="U", shrink=0.9, ticks=ticks)
     if drawn is not None:
         draw_paths(ax, drawn[0], drawn[1], color or "#8C2D04", None, style)
     wide, tall = xlim[1] - xlim[0], ylim[1] - ylim[0]

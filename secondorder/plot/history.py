@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from .style import BAD, Array, Numbers, array, legend, line_properties, look, with_gaps
+from .style import (
+    BAD,
+    Array,
+    Numbers,
+    array,
+    few_labels,
+    legend,
+    light,
+    line_properties,
+    look,
+    size_of,
+    with_gaps,
+)
 from .style import axes as axes_or_new
 
 
@@ -66,10 +78,12 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
             last = np.flatnonzero(np.isfinite(values))[-1]
             ends.append((steps[last], values[last]))
     ax, style = axes_or_new(ax), line_properties(style)
+    dot = size_of("lines.markersize", 4)
     for index, steps, values, name, line in curves:
-        drawn = {"color": look(index)["color"], "linestyle": line, "linewidth": 1.5}
+        drawn: dict[str, Any] = {"color": look(index)["color"], "linestyle": line}
         if len(values) < 30:
-            drawn |= {"marker": look(index)["marker"], "markersize": 4}
+            drawn |= {"marker": look(index)["marker"], "markersize": dot}
+        drawn |= light(len(values))
         named = name if several or len(curves) > 1 else None
         ax.plot(steps, values, **{**drawn, **style}, label=named)
     for index, (least, most) in bands:
@@ -78,9 +92,10 @@ def losses(history: Any, ax: Axes | None = None, **style: Any) -> Axes:
         ax.fill_between(at, least, most, color=color, alpha=0.2, linewidth=0, zorder=1)
     for n, (step, value) in enumerate(ends):
         label = None if n else "stopped early"
-        ax.plot(step, value, "X", color=BAD, markersize=9, mec="k", label=label)
+        ax.plot(step, value, "X", color=BAD, markersize=2 * dot, mec="k", label=label)
     if all(np.nanmin(values) > 0 for _, _, values, _, _ in curves):
         ax.set_yscale("log")
+    few_labels(ax)
     ax.set(xlabel="step of training", ylabel="loss")
     ax.grid(alpha=0.3)
     return legend(ax, loc="best")
@@ -90,6 +105,9 @@ def spread(
     t: Numbers,
     runs: Numbers | Mapping[str, Numbers],
     ax: Axes | None = None,
+    *,
+    time: str = "depth t",
+    log: bool = False,
     **style: Any,
 ) -> Axes:
     """Draw the median and the range of runs that differ by their seed.
@@ -101,6 +119,10 @@ def spread(
     runs : array or Tensor, shape (seeds, n), or dict of str to these
         One row per seed.
     ax : matplotlib Axes, optional
+    time : str, default "depth t"
+        What stands below the axis, such as ``"step"``.
+    log : bool, default False
+        Draw the values on a logarithmic axis, where one that is not > 0 is a gap.
     **style
         Properties of the lines of the medians.
 
@@ -138,7 +160,7 @@ def spread(
         tables[name] = table
         band = [table.min(0), np.median(table, 0), table.max(0)]
         bands[name] = np.where(np.isfinite(table).all(0), band, np.nan)
-        bands[name] = with_gaps(bands[name], said)
+        bands[name] = with_gaps(bands[name], said, positive=log)
     ax, style = axes_or_new(ax), line_properties(style)
     for index, (name, (least, median, most)) in enumerate(bands.items()):
         table = tables[name]
@@ -146,7 +168,8 @@ def spread(
         said = f"median and range of {len(table)}" + (
             f", {bad} not finite" if bad else ""
         )
-        drawn: dict[str, Any] = {**look(index), "linewidth": 1.6, "markersize": 4}
+        drawn: dict[str, Any] = {**look(index), **light(len(t))}
+        drawn["markersize"] = size_of("lines.markersize", 4)
         drawn["markevery"] = max(1, len(t) // 8)
         drawn |= style
         label = f"{name} ({said})" if name else said
@@ -154,7 +177,10 @@ def spread(
         ax.fill_between(
             t, least, most, color=line.get_color(), alpha=0.2, linewidth=0, zorder=1
         )
-    ax.set(xlabel="depth t", ylabel="value")
+    ax.set(xlabel=time, ylabel="value")
+    if log:
+        ax.set_yscale("log")
+        few_labels(ax)
     ax.margins(x=0)
     return legend(ax, loc="best")
 

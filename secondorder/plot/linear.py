@@ -23,6 +23,7 @@ from .style import (
     Numbers,
     array,
     axes,
+    few_labels,
     key,
     legend,
     line_properties,
@@ -96,11 +97,11 @@ def response_curve(
         lowest = min(lowest, threshold)
         # Light, and per model: overlapping bands darken, which shows their order.
         ax.axhspan(threshold - 10, threshold, color=color, alpha=0.08, lw=0)
-        ax.axhline(threshold, color=color, lw=0.8, ls=":")
+        ax.axhline(threshold, color=color, lw=size_of("lines.linewidth", 0.8), ls=":")
         if minimiser is not None and theta.min() <= minimiser <= theta.max():
             ax.plot(minimiser, threshold, usual["marker"], color=color)
             mark_height(ax, threshold, color)
-    ax.axhline(0, color=NEUTRAL, lw=0.6)
+    ax.axhline(0, color=NEUTRAL, lw=size_of("lines.linewidth", 0.6))
     bottom = min(ax.get_ylim()[0] if index else 0, lowest - 0.35)
     ax.set(xlabel="θ", ylabel="response Ψ(θ)", ylim=(bottom, None))
     ax.margins(x=0)
@@ -157,13 +158,19 @@ def fold(
             f"{paths.shape} and {x.shape}"
         )
     ax = axes(ax)
-    ax.axhline(0, color=NEUTRAL, lw=0.8)
-    usual: dict[str, Any] = {"c": x, "cmap": SEQUENTIAL, "s": 14, "zorder": 3}
+    ax.axhline(0, color=NEUTRAL, lw=size_of("lines.linewidth", 0.8))
+    usual: dict[str, Any] = {"c": x, "cmap": SEQUENTIAL, "zorder": 3}
+    usual["s"] = size_of("lines.markersize", 3.7) ** 2
     for path in paths.T:
         dots = ax.scatter(path.real, path.imag, **usual | style)
     ax.figure.colorbar(dots, ax=ax, label="x = Ψ(θ)")
     if minimiser is not None:
-        ax.plot(minimiser, 0, "o", mfc="none", mec=BAD, ms=11, mew=1.8, label="θ*")
+        ring: dict[str, Any] = {
+            "ms": size_of("lines.markersize", 11),
+            "mfc": "none",
+            "mec": BAD,
+        }
+        ax.plot(minimiser, 0, "o", **ring, mew=1.8, label="θ*")
     ax.set(xlabel="Re θ", ylabel="Im θ")
     return legend(ax, loc="upper left")
 
@@ -211,9 +218,15 @@ def threshold_curve(
         epsilon, -1.25, threshold, color=BAD, alpha=0.12, lw=0, hatch="//",
         label="in pairs only",
     )  # fmt: skip
-    ax.axhline(-1, color="k", ls="--", lw=1, label="−1, never reached")
+    limit: dict[str, Any] = {
+        "color": "k",
+        "ls": "--",
+        "lw": size_of("lines.linewidth", 1),
+    }
+    ax.axhline(-1, **limit, label="−1, never reached")
     ax.set(xlabel="ε / T", ylabel="real eigenvalue of D", ylim=(-1.25, 0.1))
     ax.margins(x=0)
+    few_labels(ax)
     return legend(ax, loc="lower left")
 
 
@@ -287,10 +300,11 @@ def discrete_branches(
             drawn = {"color": GOOD, "linewidth": 1.8 * width}
         ax.plot(t, p, **drawn | style, label=name)
     if len(values):
-        ax.axhline(values[-1], color=GOOD, lw=0.9, ls=":")
-        ax.plot(points, values, "o", color="k", ms=4, label="critical points")
+        ax.axhline(values[-1], color=GOOD, lw=0.6 * width, ls=":")
+        dot = size_of("lines.markersize", 4)
+        ax.plot(points, values, "o", color="k", ms=dot, label="critical points")
         mark_height(ax, values[-1], GOOD)
-    ax.axhline(0, color=NEUTRAL, lw=0.6)
+    ax.axhline(0, color=NEUTRAL, lw=size_of("lines.linewidth", 0.6))
     # The outer branches grow like θ^N: keep the oscillating part in view.
     height = 1.4 * max(np.abs(values).max(initial=0), 1.0)
     ax.set(xlabel="θ of one layer", ylabel="P(θ)", ylim=(-height, height))

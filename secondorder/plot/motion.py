@@ -22,6 +22,7 @@ from .states import (
     axes_and_rest,
     choose,
     choose_some,
+    count,
     couples,
     is_coordinates,
     is_solved,
@@ -39,6 +40,7 @@ from .style import (
     SEQUENTIAL,
     Array,
     Numbers,
+    array,
     key,
     legend,
     light,
@@ -58,6 +60,7 @@ def trajectories(
     *,
     coordinate: int | Sequence[int] | None = None,
     coordinates: bool | None = None,
+    layout: str | None = None,
     time: str = "depth t",
     color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
@@ -81,6 +84,9 @@ def trajectories(
         Draw this coordinate, or these, counted from 0.
     coordinates : bool, optional
         Whether the last axis holds coordinates; if not, all later axes are samples.
+    layout : {"time_first", "batch_first"}, optional
+        Whether arrays are ``(n, batch, ...)`` or ``(batch, n, ...)``.  Default: the
+        one that fits ``t``; where both do, it must be said.
     time : str, default "depth t"
         What stands below the axis, such as ``"time t"`` or ``"layer"``.
     color : matplotlib colour or one per sample, optional
@@ -119,7 +125,8 @@ def trajectories(
     x, ax = axes_and_rest(solved, "x", x, ax)
     if is_solved(t):
         x, t = t.x, t.t
-    x = samples(x, "x", solved)
+    t = array(t, "t")  # type: ignore[arg-type]
+    x = samples(x, "x", solved, count(t), layout)
     t = with_gaps(times(t, x), "t")
     if len(t) != len(x):
         raise ValueError(
@@ -159,6 +166,7 @@ def phase_portrait(
     t: float = 0.0,
     coordinate: int | None = None,
     coordinates: bool | None = None,
+    layout: str | None = None,
     color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
@@ -182,6 +190,9 @@ def phase_portrait(
         Draw the plane (x_k, v_k) of this coordinate, counted from 0.
     coordinates : bool, optional
         Whether the last axis holds coordinates; if not, all later axes are samples.
+    layout : {"time_first", "batch_first"}, optional
+        Whether arrays are ``(n, batch, ...)`` or ``(batch, n, ...)``.  Default: the
+        first; a Solution always is.
     color : matplotlib colour or one per path, optional
         Colours of the paths, instead of the colours by starting position.
     label : str, optional
@@ -214,7 +225,7 @@ def phase_portrait(
     own_times = False
     if is_solved(x):
         own_times, v, x = np.ndim(x.t) == 2, x.v, x.x
-    x, v = positions_and_velocities(x, v, solved)
+    x, v = positions_and_velocities(x, v, solved, layout=layout)
     if own_times and x.ndim == 2:  # the axis of the samples is taken
         x, v = x[:, :, None], v[:, :, None]
     last = is_coordinates(x, coordinates, coordinate, solved)
@@ -246,6 +257,7 @@ def plane(
     axes: tuple[int, int] = (0, 1),
     ax: Axes | None = None,
     *,
+    layout: str | None = None,
     color: ColorType | Sequence[ColorType] | None = None,
     label: str | None = None,
     **style: Any,
@@ -260,6 +272,9 @@ def plane(
     axes : (int, int), default (0, 1)
         Which coordinates, counted from 0: across, and up.
     ax : matplotlib Axes, optional
+    layout : {"time_first", "batch_first"}, optional
+        Whether arrays are ``(n, batch, ...)`` or ``(batch, n, ...)``.  Default: the
+        first; a Solution always is.
     color : matplotlib colour or one per path, optional
         Colours of the paths, instead of the colours by starting position across.
     label : str, optional
@@ -288,7 +303,7 @@ def plane(
     'x₂'
     """
     solved = is_solved(x)
-    x = samples(x.x if is_solved(x) else x, "x", solved)
+    x = samples(x.x if is_solved(x) else x, "x", solved, layout=layout)
     d = x.shape[-1] if x.ndim > 1 else 1
     if d < 2:
         raise ValueError(

@@ -111,7 +111,8 @@ def basins(
     cmap = ListedColormap([*shades, to_rgb(UNDECIDED)])
     square = image.reshape(points, points)
     ax.pcolormesh(xs, vs, square, cmap=cmap, vmin=-0.5, vmax=len(used) + 0.5, **look)
-    swatch: dict[str, Any] = {"linestyle": "", "markersize": 8, "markeredgecolor": "k"}
+    swatch: dict[str, Any] = {"linestyle": "", "markeredgecolor": "k"}
+    swatch["markersize"] = size_of("lines.markersize", 8)
     for n, k in enumerate(used):
         name = f"to x = {short(stable[k].x)}"
         marker = LOOKS[stable[k].kind]["marker"]

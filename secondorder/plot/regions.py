@@ -132,7 +132,8 @@ def decision_regions(
     colors = palette(len(kinds))
     ground = ListedColormap([pale(color) for color in colors])
     look: dict[str, Any] = {"s": size_of("lines.markersize", 3) ** 2, "zorder": 2}
-    look |= {"linewidth": 0.3, "edgecolor": "white", "rasterized": len(inputs) > 5000}
+    look |= {"linewidth": size_of("lines.linewidth", 0.3), "edgecolor": "white"}
+    look["rasterized"] = len(inputs) > 5000
     for panel, index, frame, both, found in zip(
         panels, chosen, frames, limits, classes, strict=True
     ):

@@ -1,6 +1,10 @@
 """How states over time are read: which axes are samples, and which one coordinates.
 
     x (n, ..., d)    n times, then samples, then the d coordinates of one state
+    t (n,)           for all samples, or (batch, n), a row per sample
+
+Arrays may be (batch, n, ..., d), too: where times come with them the shapes tell, and
+where both layouts fit, ``layout`` must say it.  A solution is always time first.
 
 A path belongs to a sample.  A coordinate is half of a path, or less: it is never drawn
 as if it were one.  Two axes ``(n, k)`` could be either; ``is_coordinates`` decides.
@@ -16,6 +20,8 @@ import torch
 from matplotlib.axes import Axes
 
 from .style import Array, array
+
+LAYOUTS = ("time_first", "batch_first")
 
 System: TypeAlias = Callable[..., Any]  # system(t, (x, v)) -> (v, a)
 
@@ -35,7 +41,7 @@ def is_solved(value: object) -> TypeGuard[Solved]:
 
 @dataclass
 class Arrays:
-    """Times, positions and velocities, in place of a Solution."""
+    """Times, positions and velocities in place of a Solution, time first."""
 
     t: Any
     x: Any
@@ -46,11 +52,13 @@ def given(sol: Any) -> Solved:
     """A Solution, or arrays (t, x, v) whose last axis plainly holds coordinates."""
     if isinstance(sol, (tuple, list)) and len(sol) == 3:
         t, x, v = (torch.as_tensor(part) for part in sol)
-        if x.ndim == 2 and x.shape[1] > 1:
+        if x.ndim == 2 and min(x.shape) > 1:
             raise ValueError(
                 f"`x` of shape {tuple(x.shape)} may be paths of one coordinate or one "
                 "path of several: say x[..., None] or x[:, None], and v alike"
             )
+        n = count(t)
+        x, v = (time_first(z, name, None, n) for z, name in ((x, "x"), (v, "v")))
         return Arrays(t, x, v)
     if is_solved(sol):
         return sol
@@ -75,14 +83,43 @@ def axes_and_rest(
     return value, ax
 
 
-def samples(value: Any, name: str, solved: bool, n: int | None = None) -> Array:
+def time_first(value: Any, name: str, layout: str | None, n: int | None) -> Any:
+    """Values with their times, n if that is known, on the first axis; or an error."""
+    if layout not in (None, *LAYOUTS):
+        raise ValueError(f"`layout` must be one of {[*LAYOUTS]}, got {layout!r}")
+    first, second = n in (None, *value.shape[:1]), n in value.shape[1:2]
+    if n is not None and n > 1 and first and second and layout is None:
+        raise ValueError(
+            f"`{name}` of shape {tuple(value.shape)} may be time first or batch first, "
+            f"with {n} times and as many samples: say layout='time_first' or "
+            "'batch_first' (in place of arrays (t, x, v) give a Solution, or anything "
+            "with `t`, `x` and `v`, which is time first)"
+        )
+    swapped = layout == "batch_first" or (layout is None and second and not first)
+    return value.swapaxes(0, 1) if swapped and value.ndim > 1 else value
+
+
+def count(t: Any) -> int | None:
+    """How many times there are in (n,), (n, 1) or (batch, n); else None."""
+    if t.ndim not in (1, 2) or not t.shape[-1]:
+        return None
+    return int(t.shape[0] if t.ndim == 1 or t.shape[1] == 1 else t.shape[1])
+
+
+def samples(
+    value: Any, name: str, solved: bool, n: int | None = None, layout: str | None = None
+) -> Array:
     """Samples over time ``(n, ...)``, as numbers."""
+    if solved and layout not in (None, "time_first"):
+        raise ValueError(f"`layout` {layout!r}: a solution is time first")
     if solved and isinstance(value, (tuple, list, dict)):
         raise ValueError(
             f"`{name}` is a structure of {len(value)} parts; draw one part at a time, "
             f"such as {name}[0]"
         )
     found = array(value, name)
+    if not solved:
+        found = time_first(found, name, layout, n)
     if found.ndim == 0 or found.size == 0 or n not in (None, len(found)):
         wanted = "(n, ...)" if n is None else f"({n}, ...)"
         raise ValueError(
@@ -96,6 +133,14 @@ def times(value: Any, x: Array) -> Array:
     """Times ``(n, batch)`` of samples x ``(n, batch, ...)``; batch is 1 if shared."""
     t = array(value, "t")
     if t.ndim == 2 and x.ndim > 1 and t.shape == (x.shape[1], len(x)):
+        steps = np.diff(t)
+        if not (
+            (steps <= 0).all(1) | (steps >= 0).all(1) | np.isnan(steps).any(1)
+        ).all():
+            raise ValueError(
+                f"`t` of shape {t.shape} must have a row of times for each sample, "
+                "which rise or fall: it is (batch, n) for x of either layout"
+            )
         return t.T  # a grid per sample
     if t.size == 0 or t.shape not in ((len(t),), (len(t), 1)):
         raise ValueError(
@@ -105,10 +150,12 @@ def times(value: Any, x: Array) -> Array:
     return t.reshape(-1, 1)
 
 
-def positions_and_velocities(x: Any, v: Any, solved: bool) -> tuple[Array, Array]:
+def positions_and_velocities(
+    x: Any, v: Any, solved: bool, n: int | None = None, layout: str | None = None
+) -> tuple[Array, Array]:
     """Samples over time of both, of one shape ``(n, ...)``, or an error."""
-    x = samples(x, "x", solved)
-    v = samples(v, "v", solved, len(x))
+    x = samples(x, "x", solved, n, layout)
+    v = samples(v, "v", solved, n, layout)
     if x.shape != v.shape:
         raise ValueError(
             f"`x` and `v` must have the same shape, got {x.shape} and {v.shape}"

@@ -11,6 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.cbook import normalize_kwargs
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 from matplotlib.typing import ColorType
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
@@ -168,6 +174,51 @@ def look(index: int) -> Look:
 def light(points: int) -> dict[str, Any]:
     """Draw curves of very many points as an image in vector files, which stay small."""
     return {"rasterized": True} if points > MANY else {}
+
+
+class FewTicks(LogLocator):
+    """Powers of ten, and 2 and 5 between them where these are too few."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        """The ticks of an interval; evenly spaced where it has none of these."""
+        low, high = sorted((vmin, vmax))
+        short = is_short(low, high)
+        self.set_params(subs=(1.0, 2.0, 5.0) if short else (1.0,))
+        ticks = super().tick_values(low, high)
+        enough = 2 <= sum(low <= tick <= high for tick in ticks) <= 5
+        return ticks if enough or not short else MaxNLocator(4).tick_values(low, high)
+
+
+class FewLabels(LogFormatterSciNotation):
+    """Plain numbers on a short axis, else powers of ten."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label of a tick."""
+        if not is_short(*self.axis.get_view_interval()):  # type: ignore[union-attr]
+            return str(super().__call__(x, pos))
+        if 1e-3 <= x < 1e5:
+            return f"{x:g}"
+        digits, power = f"{x:.2e}".split("e")
+        times = "" if float(digits) == 1 else f"{float(digits):g}·"
+        raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+        return f"{times}10{str(int(power)).translate(raised)}"
+
+
+def is_short(low: float, high: float) -> bool:
+    """Whether the powers of ten in an interval are too few to label nothing else."""
+    if not 0 < low < high:
+        return False
+    first, last = np.log10([low, high])
+    return bool(last - first < 1.5 or np.floor(last) - np.ceil(first) < 1)
+
+
+def few_labels(ax: Axes) -> None:
+    """Label logarithmic axes so that neighbours never overlap: no 3, 4, 6 × 10ᵏ."""
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(FewTicks())
+            axis.set_major_formatter(FewLabels())
+            axis.set_minor_formatter(NullFormatter())
 
 
 def number(value: float, digits: int = 3) -> str:

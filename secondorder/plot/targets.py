@@ -22,6 +22,7 @@ from .style import (
     Numbers,
     array,
     axes,
+    few_labels,
     key,
     legend,
     line_properties,
@@ -87,15 +88,18 @@ def spectrum(
     ax = axes(ax)
     finite = np.isfinite(threshold)
     reach = 1.15 * max(np.abs(values).max(), abs(threshold) if finite else 0.0, 1.0)
-    ax.axhline(0, color=NEUTRAL, lw=0.6)
-    ax.axvline(0, color=NEUTRAL, lw=0.6)
+    thin: dict[str, Any] = {"color": NEUTRAL, "lw": size_of("lines.linewidth", 0.6)}
+    ax.axhline(0, **thin)
+    ax.axvline(0, **thin)
     if finite:
         ax.plot(
-            [-reach, threshold], [0, 0], color=BAD, lw=5, alpha=0.35,
+            [-reach, threshold], [0, 0], color=BAD, alpha=0.35,
+            lw=size_of("lines.linewidth", 5),
             solid_capstyle="butt",
             label=f"in pairs only: below λ = {number(threshold)}",
         )  # fmt: skip
-        ax.plot(threshold, 0, marker="|", color=BAD, ms=14, mew=2)
+        end: dict[str, Any] = {"ms": size_of("lines.markersize", 14), "mew": 2}
+        ax.plot(threshold, 0, marker="|", color=BAD, **end)
     opened = np.zeros_like(alone)
     style = line_properties(style)
 
@@ -170,9 +174,10 @@ def representable_probability(
     'log'
     """
     ax, style = axes(ax), line_properties(style)
+    dot = size_of("lines.markersize", 4)
     for index, (name, values) in enumerate(probability.items()):
         where, share = pair("epsilon", epsilon, f"probability[{name!r}]", values)
-        usual: dict[str, Any] = {**look(index), "markersize": 4, **style}
+        usual: dict[str, Any] = {**look(index), "markersize": dot, **style}
         ax.semilogx(where, share, label=name, **usual)
         color = usual["color"]
         if draws:
@@ -186,11 +191,13 @@ def representable_probability(
                 marker=usual["marker"], color=color, mfc="w", clip_on=False,
                 label="first order" if index == 0 else None,
             )  # fmt: skip
+    thin = size_of("lines.linewidth", 1.2)
     for name, values in (exact or {}).items():
         where, share = pair("epsilon", epsilon, f"exact[{name!r}]", values)
-        ax.semilogx(where, share, "k--", lw=1.2, zorder=4, label=f"{name}, exact law")
+        ax.semilogx(where, share, "k--", lw=thin, zorder=4, label=f"{name}, exact law")
     ax.set(xlabel="ε / T", ylabel="probability of being representable")
     ax.set_ylim(0, 1.05)
+    few_labels(ax)
     ax.grid(alpha=0.3)
     return legend(ax, loc="lower right")
 
@@ -236,20 +243,22 @@ def training_curves(
             f"allowed are {sorted(losses)}; use the same names in both"
         )
     ax, style = axes(ax), line_properties(style)
+    dot, wide = size_of("lines.markersize", 5), size_of("lines.linewidth", 1.6)
     for index, (name, values) in enumerate(losses.items()):
         loss = array(values)
-        usual: dict[str, Any] = {**look(index), "markersize": 5}
+        usual: dict[str, Any] = {**look(index), "markersize": dot}
         usual |= {"markevery": max(len(loss) // 8, 1)} | style
         ax.semilogy(np.arange(len(loss)), loss, **usual, label=name)
         if floors.get(name, 0) > 0:
-            ax.axhline(floors[name], color=usual["color"], ls=":", lw=1.6)
+            ax.axhline(floors[name], color=usual["color"], ls=":", lw=wide)
             ax.annotate(
-                f"floor {floors[name]:.3f}", (1, floors[name]), (-4, -11),
+                f"floor {floors[name]:.3f}", (1, floors[name]), (-4, -2),
                 xycoords=("axes fraction", "data"), textcoords="offset points",
-                ha="right", fontsize="small", color=usual["color"],
+                ha="right", va="top", fontsize="small", color=usual["color"],
             )  # fmt: skip
     ax.set(xlabel="training step", ylabel="‖Ψ(θ) − D‖")
     ax.margins(x=0.02)
+    few_labels(ax)
     return legend(ax)
 
 

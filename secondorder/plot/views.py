@@ -41,6 +41,7 @@ def space(
     axes: tuple[int | str, int | str, int | str] = (0, 1, 2),
     ax: Any = None,
     *,
+    layout: str | None = None,
     color: ColorType | Sequence[ColorType] | None = None,
     time: str = "depth t",
     label: str | None = None,
@@ -57,6 +58,9 @@ def space(
         Coordinates, counted from 0.  Of a Solution also ``"v0"``, ``"v1"``, … for
         velocities and ``"t"`` for the time: ``("t", 0, "v0")`` for one coordinate.
     ax : matplotlib Axes in 3-D, optional
+    layout : {"time_first", "batch_first"}, optional
+        Whether arrays are ``(n, batch, ...)`` or ``(batch, n, ...)``.  Default: the
+        first; a Solution always is.
     color : matplotlib colour or one per path, optional
         Instead of the colours by starting position along the first axis.
     time : str, default "depth t"
@@ -99,7 +103,7 @@ def space(
         t, places, v = solved_states(x)
         t = np.repeat(t, places.shape[1] // t.shape[1], axis=1)
     else:
-        places = split(samples(x, "x", False), True)
+        places = split(samples(x, "x", False, layout=layout), True)
         t = v = np.empty(0)
     drawn = [with_gaps(along(axis, t, places, v), "x") for axis in axes]
     if ax is None:
@@ -151,6 +155,7 @@ def portraits(
     *,
     coordinate: int | Sequence[int] | None = None,
     coordinates: bool | None = None,
+    layout: str | None = None,
     columns: int | None = None,
     **style: Any,
 ) -> NDArray[Any]:
@@ -167,6 +172,9 @@ def portraits(
         Draw these, counted from 0.  Default: all.
     coordinates : bool, optional
         Whether the last axis holds coordinates.
+    layout : {"time_first", "batch_first"}, optional
+        Whether arrays are ``(n, batch, ...)`` or ``(batch, n, ...)``.  Default: the
+        first; a Solution always is.
     columns : int, optional
         Panels in a row.  Default: at most four, and as many as fit a line.
     **style
@@ -196,7 +204,7 @@ def portraits(
     if is_solved(x):
         _, xs, vs = solved_states(x)
     else:
-        xs, vs = positions_and_velocities(x, v, False)
+        xs, vs = positions_and_velocities(x, v, False, layout=layout)
         said = is_coordinates(xs, coordinates, coordinate, False)
         xs, vs = (split(z, said is not False) for z in (xs, vs))
     chosen = choose_some(coordinate, xs.shape[2])

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import checks
 from ..checks import Number
+from . import shown
 from .fields import Forced
 from .matrices import MatrixForce, check_matrices, needs_force
 from .modal import ModalForce, diagonalise, from_modal, is_matrix, to_modal
@@ -53,6 +54,8 @@ class System(WithNumbers):
     """
 
     number_names = ("epsilon", "mass", "damping")
+    equation = "m ẍ + c ẋ = f(t, x)"
+    named: tuple[str, ...] = ("mass", "damping")  # those that the equation names
     takes_velocity = False
     first_order = False
     mass: Any
@@ -87,6 +90,14 @@ class System(WithNumbers):
     def acceleration(self, force: Tensor, v: Tensor) -> Tensor:
         """ẍ = (f − c ẋ)/m."""
         return acceleration(force, v, self.mass, self.damping, self.modes)
+
+    def extra_repr(self) -> str:
+        """The equation and its numbers."""
+        return shown.text(self)
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        return shown.html(self)
 
     def check_shapes(self, x: Tensor) -> None:
         """Raise where a number per coordinate does not fit the state."""
@@ -174,6 +185,8 @@ class SecondOrder(System):
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (5).
     """
 
+    equation = "ε ẍ + ẋ = f(t, x)"
+    named = ("epsilon",)
     epsilon: Number
     damping = 1.0
     modes = None
@@ -188,10 +201,6 @@ class SecondOrder(System):
     def mass(self) -> Number:
         """The mass of the equivalent Newton equation, m = ε (with damping c = 1)."""
         return self.epsilon
-
-    def extra_repr(self) -> str:
-        """Show ε."""
-        return f"epsilon={checks.describe(self.epsilon)}"
 
 
 class Newton(System):
@@ -265,11 +274,6 @@ class Newton(System):
             keep_positive(self, "mass", mass)
             keep_positive(self, "damping", damping, zero=True)
 
-    def extra_repr(self) -> str:
-        """Show mass and damping."""
-        mass, damping = checks.describe(self.mass), checks.describe(self.damping)
-        return f"mass={mass}, damping={damping}"
-
 
 class Acceleration(System):
     """The general second-order equation ẍ + c ẋ = a(t, x, ẋ).
@@ -298,6 +302,8 @@ class Acceleration(System):
     ...                  method="dopri5")
     """
 
+    equation = "ẍ + c ẋ = f(t, x, ẋ)"
+    named = ("damping",)
     takes_velocity = True
     mass = 1.0
     modes = None
@@ -307,10 +313,6 @@ class Acceleration(System):
     ) -> None:
         super().__init__(field)
         keep_positive(self, "damping", damping, zero=True)
-
-    def extra_repr(self) -> str:
-        """Show the damping."""
-        return f"damping={checks.describe(self.damping)}"
 
 
 class FirstOrder(System):
@@ -346,6 +348,8 @@ class FirstOrder(System):
     NeurIPS 2018, eq. (2).
     """
 
+    equation = "ẋ = f(t, x)"
+    named = ()
     first_order = True
     # So light that e^{−h c/m} is 0 and (1 − e^{−h c/m})/c is 1 in every dtype, for any
     # step that a clock can tell from none.

@@ -15,7 +15,36 @@ from .. import checks
 from ..monitor import untracked_leaf
 
 
-class Autonomous(nn.Module):
+def name_of(field: Any) -> str:
+    """What a field is called: the name of a function, the type of a module."""
+    if isinstance(field, nn.Module):
+        return str(getattr(field, "said", type(field).__name__))
+    name = getattr(field, "__name__", type(field).__name__)
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+class Field(nn.Module):
+    """A field made of others, which says of which."""
+
+    parts: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """Its name, with those of its parts."""
+        parts = ", ".join(name_of(getattr(self, part)) for part in self.parts)
+        return f"{type(self).__name__}({parts})"
+
+    def extra_repr(self) -> str:
+        """The parts that are functions, which PyTorch does not show."""
+        parts = {part: getattr(self, part) for part in self.parts}
+        return ", ".join(
+            f"{name}={name_of(part)}"
+            for name, part in parts.items()
+            if not isinstance(part, nn.Module)
+        )
+
+
+class Autonomous(Field):
     """A field that ignores time: ``Autonomous(net)(t, x, *args) = net(x, *args)``.
 
     Parameters
@@ -32,6 +61,7 @@ class Autonomous(nn.Module):
     """
 
     passes_on = {"forward": "module"}  # and does nothing else
+    parts = ("module",)
 
     def __init__(self, module: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -42,7 +72,7 @@ class Autonomous(nn.Module):
         return self.module(x, *args)
 
 
-class Potential(nn.Module):
+class Potential(Field):
     """The conservative force f(t, x) = −∇U(x) of a potential.
 
     Parameters
@@ -65,6 +95,8 @@ class Potential(nn.Module):
     >>> force(torch.tensor(0.0), torch.tensor([[1.0, -2.0]]))
     tensor([[-1.,  2.]])
     """
+
+    parts = ("energy",)
 
     def __init__(self, energy: Callable[..., Tensor], time: bool = False) -> None:
         super().__init__()
@@ -99,7 +131,7 @@ class Potential(nn.Module):
         return -slope
 
 
-class Forced(nn.Module):
+class Forced(Field):
     """A field driven from outside: ``Forced(f, u)(t, x) = f(t, x, u(t))``.
 
     Use it where a model wants a field; ``odeint`` does it for its ``forcing``.
@@ -129,6 +161,8 @@ class Forced(nn.Module):
     >>> field(torch.tensor(0.0), torch.zeros(2))
     tensor([1., 1.])
     """
+
+    parts = ("field", "forcing")
 
     def __init__(
         self,

@@ -2,12 +2,14 @@
 
 fit(model, loss, steps, lr, …)     the loop, by Adam, L-BFGS, Gauss–Newton, …
 History                            what happened in it
+Shooting, misfit                   motions against records, and against a grid of them
 """
 
 from .ensemble import Ensemble, ensemble
 from .fit import fit
 from .gauss_newton import GaussNewton
 from .history import History
+from .misfit import misfit
 from .records import Recording
 from .settings import Model
 from .shooting import Shooting
@@ -21,4 +23,5 @@ __all__ = [
     "Shooting",
     "ensemble",
     "fit",
+    "misfit",
 ]

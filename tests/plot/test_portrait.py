@@ -167,6 +167,16 @@ def test_a_pole_of_the_potential_leaves_levels_for_the_rest():
     np.testing.assert_array_equal(ax.get_lines()[0].get_xydata(), path)
 
 
+def test_a_bar_of_a_potential_has_no_number_that_its_colours_do_not_reach():
+    ax = so.plot.potential(lambda x: (x**2).sum(-1) - 0.3, (-2, 2), (-1, 1), points=21)
+    bar = ax.figure.axes[1]
+    ax.figure.canvas.draw()
+    levels = ax.collections[0].levels
+    shown = [float(z.get_text().replace("−", "-")) for z in bar.get_yticklabels()]
+    assert len(shown) > 2 and levels[0] <= min(shown) and max(shown) <= levels[-1]
+    assert ax.collections[0].extend == "max"  # nothing is lower than the lowest level
+
+
 def test_losses_and_seeds():
     history = so.training.History([1.0, 0.5, 0.1], "interrupted")
     ax = so.plot.losses({"a": history, "b": [2.0, float("nan"), 1.0]})

@@ -110,3 +110,80 @@ def test_less_than_a_decade_of_work_has_legible_numbers():
     assert {"10", "20", "50"} <= {*shown}
     assert {label[0] for label in shown} == {*"125"}  # 3, 4 and 6 would overlap
     plt.close("all")
+
+
+LOGARITHMIC = {
+    "losses": lambda x: so.plot.losses(x).yaxis,
+    "spread": lambda x: so.plot.spread(np.arange(9), [x, x], log=True).yaxis,
+    "training_curves": lambda x: so.plot.training_curves({"a": x}).yaxis,
+    "memory": lambda x: so.plot.memory(np.arange(1, 10), {"a": x * 2**20}).yaxis,
+    "work_precision": lambda x: so.plot.work_precision({"a": (x, x)}).xaxis,
+    "threshold_curve": lambda x: so.plot.threshold_curve(x, -x / x[-1]).xaxis,
+    "representable_probability": lambda x: (
+        so.plot.representable_probability(x, {"a": x / x[-1]}).xaxis
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", LOGARITHMIC.values(), ids=LOGARITHMIC)
+@pytest.mark.parametrize("span", [1.3, 3.0, 8.0, 40.0, 1e6])
+@pytest.mark.parametrize("start", [0.31, 2e-6])
+def test_numbers_beside_a_logarithmic_axis_are_there_and_do_not_overlap(
+    draw, span, start
+):
+    with mpl.rc_context({"figure.figsize": (3.3, 2.4), "font.size": 8}):
+        axis = draw(np.geomspace(start, span * start, 9))
+        axis.figure.canvas.draw()
+    low, high = sorted(axis.get_view_interval())
+    shown = [
+        label.get_window_extent()
+        for where, label in zip(
+            axis.get_ticklocs(minor=False), axis.get_ticklabels(), strict=True
+        )
+        if label.get_text() and low <= where <= high
+    ]
+    assert len(shown) >= 2
+    assert not any(a.overlaps(b) for a, b in zip(shown, shown[1:], strict=False))
+    assert not any(label.get_text() for label in axis.get_ticklabels(minor=True))
+
+
+def test_labels_of_a_logarithmic_axis_are_the_numbers_and_follow_the_limits():
+    ax = so.plot.losses([1.0, 0.1, 1e-3, 1e-6])
+    for limits in ((1e-7, 2), (0.3, 4), (0.31, 0.43), (2e-6, 9e-6)):
+        ax.set_ylim(*limits)
+        ax.figure.canvas.draw()
+        for where, label in zip(ax.get_yticks(), ax.get_yticklabels(), strict=True):
+            text = label.get_text().translate(
+                str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+            )
+            text = text.replace("$\\mathdefault{10^{", "1e").removesuffix("}}$")
+            text = text.replace("·10", "e").replace("10-", "1e-").replace("−", "-")
+            assert float(text) == pytest.approx(where, rel=1e-9)
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: so.plot.losses([1.0, 0.5]),
+        lambda: so.plot.spread([0, 1], [[1.0, 2.0], [2.0, 2.0]]),
+        lambda: so.plot.training_curves({"a": [1.0, 0.5]}, {"a": 0.2}),
+        lambda: so.plot.representable_probability([0.1, 1], {"a": [0.4, 0.9]}),
+        lambda: so.plot.spectrum([-1.0, 2.0], -0.6),
+        STYLED["discrete_branches"],
+        STYLED["response_curve"],
+        STYLED["threshold_curve"],
+        lambda: so.plot.memory([1, 2], {"a": [1.0, 2.0]}),
+        lambda: so.plot.energy(wide, lambda x, v: (x**2 + v**2).sum(-1)),
+        lambda: so.plot.poincare(wide, coordinate=1, period=1.0),
+    ],
+)
+def test_all_lines_and_markers_grow_with_the_settings(draw):
+    sizes = []
+    for factor in (1, 2):
+        usual = mpl.rcParamsDefault
+        names = ("lines.linewidth", "lines.markersize")
+        with mpl.rc_context({name: factor * usual[name] for name in names}):
+            lines = draw().get_lines()
+        sizes.append([(ln.get_linewidth(), ln.get_markersize()) for ln in lines])
+    np.testing.assert_allclose(sizes[1], 2 * np.array(sizes[0]))
