@@ -222,8 +222,11 @@ class Walk(Pace):
                 self.sign = torch.where(passed, g.sign(), self.sign)
                 self.first = self.first & ~move
             fired, upper = fired | hit, torch.where(stop, until - now, upper)
+            at_end = bool((move | (tried == 0)).all())  # else some force is of no state
             state = tuple(
-                b if a is None or b is None else torch.where(column(move, b), b, a)
+                (b if at_end else None)
+                if a is None or b is None
+                else torch.where(column(move, b), b, a)
                 for a, b in zip(state, new, strict=True)
             )
             if bool(move.any()):
