@@ -104,7 +104,7 @@ class Solve:
         with torch.enable_grad():
             start = x.detach()
             value = self.field(self.table.bodies[0, 0, 7], start, *args)
-        if random.changed_since(random.first)[1]:
+        if random.drawn_from():
             random.undo()
             raise Unpackable("its field draws random numbers")
         if versions != [cast(Any, home[n])._version for home, n, *_ in noted.places]:

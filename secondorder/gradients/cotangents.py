@@ -8,7 +8,7 @@ mix     w x + (1−w) v   g_v += (1−w) g_x,  g_x *= w
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,27 @@ from .integers import Integers
 from .tape import Step
 
 ENGINE: Any = torch.autograd.Variable._execution_engine
-Graph = tuple[Tensor, ...]  # a force, and the leaves x (and v) it was computed from
+
+
+class Graph(NamedTuple):
+    """A force with its graph, and the leaves x (and v) that this hangs on."""
+
+    value: Tensor
+    leaves: Sequence[Tensor]
+
+    def pull(self, grad: Tensor) -> list[Tensor | None]:
+        """Gradients of the leaves, given that of the force; weights keep theirs."""
+        run_backward(self.value, grad)
+        return [leaf.grad for leaf in self.leaves]
+
+
+def run_backward(value: Tensor, grad: Tensor) -> None:
+    """``torch.autograd.backward``, without its checks: a quarter of a small block."""
+    if value.requires_grad:
+        ENGINE.run_backward(
+            (value,), (grad,), False, False, (),
+            allow_unreachable=True, accumulate_grad=True,
+        )  # fmt: skip
 
 
 class Cotangents:
@@ -50,22 +70,17 @@ class Cotangents:
         part = constant(move.weight, self.x.dtype) * push
         self.pending = part if self.pending is None else self.pending + part
 
-    def pull(self, graph: Graph, move: Kick) -> None:
+    def pull(self, graph: Any, move: Kick) -> None:
         """Pull the pending gradient of a force back to everything it came from."""
-        value, *leaves = graph
         pending, self.pending = self.pending, None
-        if value.requires_grad and pending is not None:
-            # torch.autograd.backward, without its checks: a quarter of a small block.
-            ENGINE.run_backward(
-                (value,), (cast(pending, value.dtype),), False, False, (),
-                allow_unreachable=True, accumulate_grad=True,
-            )  # fmt: skip
-        grad = leaves[0].grad
-        if grad is not None:
-            self.x += grad
-        if move.velocity_copy and leaves[1].grad is not None:
-            self.velocities[0] += leaves[1].grad
-            self.velocities[1] -= move.velocity_copy * leaves[1].grad
+        if pending is None:
+            return
+        x, *v = graph.pull(cast(pending, graph.value.dtype))
+        if x is not None:
+            self.x += x
+        if move.velocity_copy and v[0] is not None:
+            self.velocities[0] += v[0]
+            self.velocities[1] -= move.velocity_copy * v[0]
 
     def move(self, move: Move, state: Integers, step: Step) -> None:
         """Drift x += w v; damp v *= w; record."""
@@ -98,11 +113,7 @@ class Cotangents:
         """Pull the gradient of what a shear added back to all it came from."""
         pair = [self.x, self.velocities[0]]
         seed = move.sign * pair[move.velocity]
-        if push.requires_grad:
-            ENGINE.run_backward(
-                (push,), (seed.to(push.dtype),), False, False, (),
-                allow_unreachable=True, accumulate_grad=True,
-            )  # fmt: skip
+        run_backward(push, seed.to(push.dtype))
         if y.grad is not None:
             pair[1 - move.velocity] += y.grad
 

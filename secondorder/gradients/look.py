@@ -11,7 +11,7 @@ from ..plan.rows import Unpackable
 from .chunks import Holder
 from .survey import Survey
 
-# What layers of ``survey.LAYERS`` are made of besides weights.
+# What layers of ``layers.LAYERS`` are made of besides weights.
 SETTINGS = (
     "training", "eps", "normalized_shape", "negative_slope", "alpha", "approximate",
     "beta", "threshold",

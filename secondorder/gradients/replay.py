@@ -19,11 +19,12 @@ import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from .layers import Layered
 from .survey import Copying, Field, Survey, may_refer, modules_of
 
 TABLES = {"_parameters", "_buffers", "_modules"}
@@ -51,9 +52,9 @@ class Weights:
         The parameters that require gradients, each once.
     inner : list of Tensor
         Those that are computed from others (``torch.func.functional_call``).
-    plain : bool
-        Whether nothing but known layers of plain parameters is evaluated: without a
-        graph they give the same bits, and there is nothing to watch.
+    layered : Layered or None
+        The forces by hand, where nothing but known layers of plain parameters is
+        evaluated: there is nothing to watch.
     """
 
     def __init__(self, field: Field) -> None:
@@ -74,7 +75,8 @@ class Weights:
         self.originals = list(learned.values())
         self.inner = [p for p in self.originals if p.grad_fn is not None]
         kinds = {type(p) for *_, p in self.tables}
-        self.plain = survey.plain and not self.inner and kinds <= {nn.Parameter}
+        known = survey.plain and not self.inner and kinds <= {nn.Parameter}
+        self.layered = Layered(cast(nn.Module, survey.layers)) if known else None
         self.aliases: list[Tensor] = []
         self.clones: list[tuple[nn.Module, nn.Module]] = []
 
@@ -165,9 +167,11 @@ class Weights:
 
     def take_gradients(self) -> list[Tensor | None]:
         """The gradients gathered so far, in the order of ``originals``."""
-        gradients = [alias.grad for alias in self.aliases]
-        self.aliases = []
-        return gradients
+        if self.aliases or self.layered is None:
+            gradients, self.aliases = [alias.grad for alias in self.aliases], []
+            return gradients
+        found, self.layered.found = self.layered.found, {}
+        return [found.get(id(p)) for p in self.originals]
 
 
 def with_copied_buffers(field: Field) -> Field:
@@ -259,7 +263,8 @@ class RandomStates:
             index = torch.cuda.current_device() if index is None else index
             self.generators.append(torch.cuda.default_generators[index])
         self.first = self.now()
-        self.seen: tuple[list[Tensor], list[bytes]] = [], []  # states, and as bytes
+        raw = [state.numpy().tobytes() for state in self.first]
+        self.seen = self.first, raw  # by the last look, also as bytes
 
     def undo(self) -> None:
         """Return to the states at the time this object was made."""
@@ -274,16 +279,14 @@ class RandomStates:
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
 
-    def changed_since(self, before: list[Tensor]) -> tuple[list[Tensor], bool]:
-        """The states now, and whether anything was drawn since ``before``."""
+    def drawn_from(self) -> list[Tensor] | None:
+        """The states before what was drawn since the last call, if anything was."""
         now = self.now()
         # Raw bytes: torch.equal takes ten times as long on tensors this small.
         raw = [state.numpy().tobytes() for state in now]
-        if before is not self.seen[0]:
-            self.seen = before, [state.numpy().tobytes() for state in before]
-        drew = raw != self.seen[1]
+        was, before = self.seen
         self.seen = now, raw
-        return now, drew
+        return was if raw != before else None
 
 
 @contextmanager

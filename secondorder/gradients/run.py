@@ -12,23 +12,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import Number
 from ..plan.moves import Kick, Plan, Record, force, untimed
-from .arguments import CHANGED, Arguments, Guard, Leaves, contents_of
-from .cotangents import Cotangents, Graph, detached, differentiable
+from .arguments import Arguments, Guard, Leaves
+from .cotangents import Cotangents, detached, differentiable, wants_gradient
 from .fixed_point import FixedPoint, exponent, fingerprint, power_above, unit_of
+from .forces import Watched
 from .integers import Integers, Packed
-from .replay import (
-    RandomStates,
-    Weights,
-    autocast_again,
-    autocast_state,
-    without_saved_tensor_hooks,
-)
-from .tape import KICK, RECORD, Step, Tape, compile_tape
-from .usable import BEYOND, UNFAITHFUL, check_usable, refuse_untracked
+from .layers import Layered
+from .replay import RandomStates, Weights, autocast_state
+from .tape import KICK, RECORD, Tape, compile_tape
+from .usable import BEYOND, UNFAITHFUL, check_usable
 
 Field = Callable[..., Tensor]
 
@@ -52,6 +48,8 @@ class Trace(NamedTuple):
         States of the generators before each force that drew from them, by move.
     arguments : list of Tensor
         The tensors among the further arguments, detached.
+    kept : dict of int to list
+        What is kept of forces of layers, by move.
     """
 
     unit: Tensor
@@ -59,6 +57,7 @@ class Trace(NamedTuple):
     end: Packed
     random: dict[int, list[Tensor]]
     arguments: list[Tensor]
+    kept: dict[int, Any]
 
 
 class Run:
@@ -93,14 +92,23 @@ class Run:
         self.tape = self.compile(x)
         self.scale = scale
         self.autocast = autocast_state(x.device)
-        cast = self.autocast is not None and self.autocast[2]
-        self.plain = self.weights.plain and not self.arguments.args and not cast
-        # Graphs of the last forces, by move, and the leaves they hang on.
-        replicable = not (self.weights.rigid or self.weights.hidden)
-        self.keep = keep if self.tracked and replicable else 0
-        self.kept: dict[int, Graph] = {}
-        self.leaves: Leaves | None = None
+        self.keep = keep if self.tracked else 0
         self.guard = Guard()
+        self.forces: Layered | Watched = self.by_hand(x) or Watched(self)
+
+    def by_hand(self, x: Tensor) -> Layered | None:
+        """The forces of known layers that are given nothing but a state."""
+        layered = self.weights.layered
+        cast = self.autocast is not None and self.autocast[2]
+        nested = (getattr(move, "inner", None) for move in untimed(self.plan))
+        if (
+            layered is None or self.arguments.args or cast or self.tape.parts > 1
+            or type(x) not in (Tensor, nn.Parameter)
+            or (self.numbers and any(map(wants_gradient, nested)))
+        ):  # fmt: skip
+            return None
+        layered.last = self.last_forces()
+        return layered
 
     def compile(self, x: Tensor) -> Tape:
         """The plan in numbers."""
@@ -139,7 +147,7 @@ class Run:
                 left = left & (poison == 0)  # what is NaN anyway is no failure
             if not bool(left.any()):
                 return outputs, trace
-            self.kept.clear()
+            self.forces.kept.clear()
             for things in noted:
                 things.undo()
             if coarser is not None:
@@ -197,53 +205,21 @@ class Run:
     ) -> tuple[list[Tensor], Trace]:
         """Run the tape from a state on the grid."""
         hashes = fingerprint(state.x, *state.velocities)
-        leaves, known = self.begin(arguments)
-        generators = RandomStates(state.x.device)
-        rolls, random = generators.first, {}
-        moves, last = untimed(self.plan), self.last_forces()
-        lasting = set(last)
-        outputs: list[Tensor] = []
-        value = state.x
-        tracked = self.tracked and not self.plain
-        with self.undisturbed(tracked), ExitStack() as unseen:
-            if self.tracked:
-                unseen.enter_context(without_saved_tensor_hooks())
-            field, before = self.weights.field, contents_of(leaves.args)
-            since = node_number() if self.tracked else 0
+        random: dict[int, list[Tensor]] = {}
+        moves, outputs, value = untimed(self.plan), list[Tensor](), state.x
+        with self.forces.there(state, arguments, random) as force:
             for step in self.tape.steps:
-                move = moves[step.index]
-                if step.code == KICK and isinstance(move, Kick):
+                if step.code == KICK:
+                    move = cast(Kick, moves[step.index])
                     if step.origin == step.index:
-                        if last and step.index == last[0]:
-                            unseen.close()  # graphs that stay are counted
-                            unseen.enter_context(torch.enable_grad())
-                            tracked = True
-                            self.leaves = leaves
-                            self.weights.make_aliases()
-                            field = self.weights.replica(share_buffers=True)
-                            known |= {id(p) for p in self.weights.aliases}
-                        graph = self.evaluate(field, state, step, leaves)
-                        value = graph[0].detach()
-                        if tracked:
-                            roots = (*graph[1:], *self.weights.inner)
-                            refuse_untracked(graph[0], "reversal", known, roots, since)
-                            for leaf in graph[1:]:
-                                self.guard.watch(leaf)
-                        if not self.plain:
-                            was, (rolls, drew) = rolls, generators.changed_since(rolls)
-                            if drew:
-                                random[step.index] = was
-                        if step.index in lasting:
-                            self.kept[step.index] = graph
+                        value = force(move, step)
                     state.kick(step, move.velocity_copy, value, 1)
-                elif step.code == RECORD and isinstance(move, Record):
+                elif step.code == RECORD:
+                    scale = cast(Record, moves[step.index]).scale
                     outputs.append(state.position())
-                    outputs.append(detached(move.scale) * state.velocity(step.read))
+                    outputs.append(detached(scale) * state.velocity(step.read))
                 else:
                     state.move(step, 1)
-            self.weights.carry_back()
-            if self.tracked and contents_of(leaves.args) != before:
-                raise RuntimeError(CHANGED)
         return outputs, self.leave(state, hashes, random, arguments)
 
     def begin(self, arguments: Sequence[Tensor]) -> tuple[Leaves, set[int]]:
@@ -267,7 +243,8 @@ class Run:
             unit = torch.tensor(unit, dtype=torch.float64, device="cpu")
         if unit.ndim > 0:  # two bytes an element rather than eight
             unit = exponent(unit).to(torch.int16)
-        return Trace(unit, begin, state.packed(), random, list(arguments))
+        packed, kept = state.packed(), self.forces.take_kept()
+        return Trace(unit, begin, packed, random, list(arguments), kept)
 
     def rewind(
         self, trace: Trace, cotangents: Cotangents | None = None
@@ -275,35 +252,15 @@ class Run:
         """Undo the tape from its end; return the state, checked against the start."""
         grid = replace(self.tape.grid, dtype=trace.end.x.dtype)
         state = Integers.unpacked(grid, trace.unit, trace.end)
-        alive = state.finite()
-        generators = RandomStates(state.x.device)
-        leaves = self.leaves if self.kept and self.leaves else None
-        if leaves is None:
-            leaves = self.new_leaves(trace.arguments)
-            self.weights.make_aliases()
-        precision = autocast_again(self.autocast)
-        graph: Graph | None = None
-        moves = untimed(self.plan)
-        with ExitStack() as stack:
-            stack.callback(generators.undo)
-            stack.enter_context(self.weights.in_place())
-            stack.enter_context(self.undisturbed(self.tracked))
-            if self.tracked:
-                stack.enter_context(without_saved_tensor_hooks())
-            field = self.weights.replica()
+        alive, moves, graph = state.finite(), untimed(self.plan), None
+        with self.forces.back(state, trace) as evaluate:
             for step in reversed(self.tape.steps):
-                move = moves[step.index]
-                if step.code == KICK and isinstance(move, Kick):
-                    if graph is None:
-                        graph = self.kept.pop(step.origin, None)
-                    if graph is None:
-                        if step.origin in trace.random:
-                            generators.restore(trace.random[step.origin])
-                        with precision:
-                            graph = self.evaluate(field, state, step, leaves)
-                    state.kick(step, move.velocity_copy, graph[0].detach(), -1)
+                move: Any = moves[step.index]
+                if step.code == KICK:
+                    graph = graph or evaluate(move, step)
+                    state.kick(step, move.velocity_copy, graph.value.detach(), -1)
                     if cotangents:
-                        cotangents.kick(move, graph[0])
+                        cotangents.kick(move, graph.value)
                     if step.origin == step.index:
                         if cotangents:
                             self.guard.ours = True
@@ -315,7 +272,7 @@ class Run:
                     if cotangents and step.index >= 0:
                         cotangents.move(move, state, step)
         self.compare(trace, state, alive, fingerprint(state.x, *state.velocities))
-        return state, leaves
+        return state, self.forces.leaves or self.new_leaves(trace.arguments)
 
     def compare(self, trace: Trace, state: Any, alive: Tensor, hashes: Tensor) -> None:
         """Raise unless the integers have come back to what they were at the start."""
@@ -332,7 +289,7 @@ class Run:
             _, leaves = self.rewind(trace, cotangents)
         finally:
             found = self.weights.take_gradients()
-            self.leaves = None
+            self.forces.leaves = None
         found += [leaf.grad for leaf in leaves.arguments]
         for number in self.numbers:
             both = cotangents.numbers.get(id(number)), leaves.own(number).grad
@@ -344,14 +301,13 @@ class Run:
         """Leaves of our own in place of what wants a gradient."""
         return Leaves(self.arguments, arguments, self.numbers, self.tracked)
 
-    def forces(self) -> list[int]:
-        """The moves that evaluate a force."""
-        moves = enumerate(untimed(self.plan))
-        return [i for i, move in moves if isinstance(move, Kick) and move.fresh]
-
     def last_forces(self) -> list[int]:
         """The moves of the last ``keep`` forces."""
-        return self.forces()[-self.keep :] if self.keep else []
+        if not self.keep:
+            return []
+        moves = enumerate(untimed(self.plan))
+        fresh = [i for i, move in moves if isinstance(move, Kick) and move.fresh]
+        return fresh[-self.keep :]
 
     def undisturbed(self, tracked: bool) -> ExitStack:
         """Context of both passes: the same kernels, no other pass in between."""
@@ -365,33 +321,7 @@ class Run:
         stack.enter_context(torch.autograd.set_multithreading_enabled(False))
         return stack
 
-    def evaluate(
-        self, field: Field, state: Integers, step: Step, leaves: Leaves
-    ) -> Graph:
-        """The force of a kick, followed by the leaves x (and v) of its graph."""
-        move = cast(Kick, self.plan[step.origin])
-        seen = [state.position()]
-        if move.velocity_copy:
-            other = state.other(step, move.velocity_copy)
-            seen.append(state.number(other, step.read[0]))
-        if torch.is_grad_enabled():
-            for leaf in seen:
-                leaf.requires_grad_()
-        if leaves.numbers:
-            time, inner = leaves.own(move.time), leaves.own(move.inner)
-            move = move._replace(time=time, inner=inner)
-        velocity = seen[1] if move.velocity_copy else None
-        return force(field, move, seen[0], velocity, leaves.args), *seen
-
 
 def version(tensor: Tensor) -> int:
     """How often a tensor was modified in place; inference tensors do not say."""
     return 0 if tensor.is_inference() else tensor._version
-
-
-def node_number() -> int:
-    """The sequence number of a graph node that is made now."""
-    with torch.enable_grad():
-        leaf = torch.zeros((), device="cpu", requires_grad=True)
-        node: Any = leaf.view(()).grad_fn
-    return node._sequence_nr()

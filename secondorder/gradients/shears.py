@@ -23,9 +23,10 @@ from ..plan.moves import Mix, Record, Shear, increment, untimed
 from .arguments import CHANGED, Leaves, contents_of
 from .cotangents import Cotangents, detached
 from .fixed_point import FixedPoint, fingerprint, fixed_point_for, samples
+from .forces import node_number
 from .integers import NAN, RANGE, Packed, factor_of
 from .replay import RandomStates, autocast_again, without_saved_tensor_hooks
-from .run import SMALL, Field, Run, Trace, node_number
+from .run import SMALL, Field, Run, Trace
 from .tape import Steps, Tape, largest
 from .usable import refuse_untracked
 
@@ -235,7 +236,7 @@ class Shears(Run):
         hashes = fingerprint(*state.integers)
         leaves, known = self.begin(arguments)
         generators = RandomStates(state.poison.device)
-        rolls, random = generators.first, {}
+        random: dict[int, list[Tensor]] = {}
         outputs: list[Tensor] = []
         with self.undisturbed(self.tracked), ExitStack() as unseen:
             if self.tracked:
@@ -249,9 +250,9 @@ class Shears(Run):
                         roots = (y, *self.weights.inner)
                         refuse_untracked(push, "reversal", known, roots, since)
                         self.guard.watch(y)
-                    was, (rolls, drew) = rolls, generators.changed_since(rolls)
-                    if drew:
-                        random[i] = was
+                    drawn_from = generators.drawn_from()
+                    if drawn_from:
+                        random[i] = drawn_from
                     state.add(move.velocity, push.detach(), move.sign)
                 elif isinstance(move, Mix):
                     state.mix(move)

@@ -15,14 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
 from ..monitor import WrappedField, owner_of
+from .layers import FORWARDS
 
 Field = Callable[..., Tensor]
-# Layers that run the same kernels with a graph and without one, draw no random numbers
-# and know no tensors but their parameters.
-LAYERS = {
-    nn.Sequential, nn.ModuleList, nn.Identity, nn.Linear, nn.LayerNorm,
-    nn.Tanh, nn.Sigmoid, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus,
-}  # fmt: skip
 HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
 
@@ -72,27 +67,35 @@ def may_refer(module: nn.Module) -> bool:
     return not foreign or isinstance(module, nn.RNNBase)
 
 
-def only_layers(field: Field, modules: Iterable[nn.Module]) -> bool:
-    """Whether a field is ``LAYERS`` throughout, as they are, without hooks."""
+def layered(field: Field, modules: Iterable[nn.Module]) -> nn.Module | None:
+    """What a field calls, if that is layers of torch, as they are, without hooks.
+
+    Such layers run the same kernels with a graph and without one, draw no random
+    numbers and know no tensors but their parameters.
+    """
     owner = owner_of(field)
     if owner is None or isinstance(field, functools.partial):
-        return False
-    own = {owner} if passes_on(field, owner) else set()
-    if (field is not owner and not own) or has_any_global_hook():
-        return False
-    return all(type(m) in LAYERS or m in own for m in modules) and all(
-        map(bare, modules)
-    )
+        return None
+    name, several = passed_on(field, owner)
+    module = owner._modules.get(name)
+    if module is None or has_any_global_hook():
+        return None
+    own = {owner, module} if several else {owner}
+    if not all(m in own or type(m) in FORWARDS for m in modules):
+        return None
+    kinds = {type(m) for m in modules} & FORWARDS.keys()
+    patched = any(kind.forward is not FORWARDS[kind] for kind in kinds)
+    return None if patched or not all(map(bare, modules)) else module
 
 
-def passes_on(field: Field, owner: nn.Module) -> bool:
-    """Whether a field of ours does nothing but call the modules in one attribute."""
+def passed_on(field: Field, owner: nn.Module) -> tuple[str, bool]:
+    """The attribute that a field of ours does nothing but call, or call the nth of."""
     name = getattr(field, "__name__", "forward")
     for home in type(owner).__mro__:
         if name in vars(home):  # not if a subclass has a method of its own
-            child = vars(home).get("passes_on", {}).get(name)
-            return child in owner._modules
-    return False
+            child: str = vars(home).get("passes_on", {}).get(name, "")
+            return child.removesuffix("[n]"), child.endswith("[n]")
+    return "", False
 
 
 def bare(module: nn.Module) -> bool:
@@ -114,14 +117,19 @@ class Survey(NamedTuple):
         Those that functions refer to.
     writes : bool
         Whether one of them may write into its input.
-    plain : bool
-        Whether it gives the same bits without a graph, and depends on nothing unknown.
+    layers : nn.Module or None
+        What the field calls, if it is layers of torch that can run without a graph.
     """
 
     modules: list[nn.Module]
     hidden: list[nn.Module]
     writes: bool
-    plain: bool = False
+    layers: nn.Module | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is such layers, and depends on nothing unknown."""
+        return self.layers is not None
 
     @classmethod
     def of(cls, field: Field) -> "Survey":
@@ -132,8 +140,9 @@ class Survey(NamedTuple):
         hidden = [] if compiling else hidden_modules(field, modules)
         marks = (vars(module).get("inplace") for module in (*modules, *hidden))
         writes = any(mark is True for mark in marks)
-        plain = not (writes or hidden or compiling) and only_layers(field, modules)
-        return cls(modules, hidden, writes, plain)
+        plain = not (writes or hidden or compiling)
+        layers = layered(field, modules) if plain else None
+        return cls(modules, hidden, writes, layers)
 
 
 class Copying(WrappedField):

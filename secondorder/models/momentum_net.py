@@ -77,7 +77,7 @@ class MomentumNet(WithNumbers):
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (3).
     """
 
-    number_names, passes_on = ("gamma",), {"plain_force": "blocks"}
+    number_names, passes_on = ("gamma",), {"plain_force": "blocks[n]"}
     gamma: Number
 
     def __init__(

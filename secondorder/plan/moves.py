@@ -174,9 +174,14 @@ def force(
             "x += ...), or let it start with x = x.clone()"
         )
     if kick.inner is not None:
-        nudged = (x + kick.inner * value).to(x.dtype)  # a forcing may be wider
-        value = checked(field(kick.time, nudged, *args), kick, x)
+        value = checked(field(kick.time, nudged(kick, x, value), *args), kick, x)
     return value
+
+
+def nudged(kick: Kick, x: Tensor, value: Tensor) -> Tensor:
+    """Where a nested kick takes its force, given that at x."""
+    place = x + cast(Number, kick.inner) * value
+    return place.to(x.dtype)  # a forcing may be wider
 
 
 def increment(field: Field, move: Shear, y: Tensor, args: Iterable[Any] = ()) -> Tensor:
