@@ -4,10 +4,12 @@ The fast setting replaces text of the notebook, and each replacement must be fou
 that it cannot rot.  A notebook without an entry runs as it is.
 """
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
@@ -66,15 +68,42 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def execute(notebook):
-    """Run a notebook from top to bottom, in place."""
+RESET = (
+    "%reset -f\n"
+    "import matplotlib, torch\n"
+    "matplotlib.rcdefaults()\n"
+    "torch.set_default_dtype(torch.float32)"
+)
+
+
+@contextmanager
+def one_kernel():
+    """Run notebooks from top to bottom, in place: all in one kernel, emptied before.
+
+    To start a kernel and to import torch in it takes longer than most chapters.
+    """
+    manager = KernelManager(kernel_name="python3")
     client = NotebookClient(
-        notebook,
+        nbformat.v4.new_notebook(),
+        km=manager,
         timeout=120,
-        kernel_name="python3",
         resources={"metadata": {"path": str(ROOT)}},  # where the package is
     )
-    client.execute()
+
+    def run(notebook):
+        empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(RESET)])
+        for client.nb in (empty, notebook):
+            client.execute()
+
+    yield run
+    client.kc.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def execute():
+    with one_kernel() as run:
+        yield run
 
 
 def assert_finished(path):
@@ -108,7 +137,7 @@ def test_there_are_notebooks_and_every_fast_setting_belongs_to_one():
 # ipykernel and pyzmq leave sockets and event loops to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_notebook_runs(path):
+def test_a_notebook_runs(path, execute):
     notebook = nbformat.read(path, as_version=4)
     for old, new in FAST.get(path.name, {}).items():
         holders = [cell for cell in code(notebook) if old in cell.source]
