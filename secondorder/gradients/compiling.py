@@ -76,7 +76,7 @@ class Artefact:
     """One compiled graph: what the compiler made of it, and what its inputs are."""
 
     def __init__(self, run: Any, graph: Any) -> None:
-        self.run = run
+        self.run, self.proved = run, False  # whether the way back of its like is known
         nodes = [n for n in graph.graph.nodes if n.op == "placeholder"]
         self.examples = [n.meta.get("example_value") for n in nodes]
 

@@ -57,14 +57,17 @@ __all__ = [
 ]
 
 
-def compile_route(route: Gradient, method: Method, compile: bool) -> Gradient:
-    """The route with its plans compiled, if asked for; warns where there are none."""
+def compile_route(route: Gradient, method: Method | None, compile: bool) -> Gradient:
+    """The route with its plans compiled, if asked for; warns where there are none.
+
+    A network of layers has no method.
+    """
     if not isinstance(compile, bool):
         raise TypeError(f"`compile` must be True or False, got {compile!r}")
     if not compile:
         return route
     direct = isinstance(method, Adaptive) and route.name == "backprop"
-    if direct or isinstance(method, External):
+    if method and (direct or isinstance(method, External)):
         warnings.warn(
             f"`compile=True` runs this solve without compiling: {method.name!r} makes "
             f"no plan that gradient {route.name!r} runs; take one of {[*METHODS]}",

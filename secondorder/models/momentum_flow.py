@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from .. import checks
 from ..checks import Number
 from ..gradients import Gradient
-from .momentum_net import Blocks, MomentumNet, any_zero
+from .momenta import any_zero
+from .momentum_net import Blocks, MomentumNet
 
 
 class MomentumFlow(MomentumNet):

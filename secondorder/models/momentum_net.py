@@ -10,7 +10,6 @@ Reference: Sander, Ablin, Blondel, Peyré, "Momentum Residual Neural Networks",
 ICML 2021, eq. (3).
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -20,17 +19,19 @@ from torch import Tensor, nn
 from .. import checks
 from ..checks import Number
 from ..gradients import GRADIENTS, Gradient, checkpoint, find_gradient
+from ..methods import compile_route
 from ..plan import Plan, momentum_plan
-from ..systems.numbers import WithNumbers, register_number
+from ..plan.known import known_layers
 from .budget import Budget
 from .invert import State, initial_velocity, invert, run_reversibly
+from .momenta import WithMomenta, any_zero
 from .second_order_ode import set_velocity
 
 Blocks = Iterable[Callable[..., Tensor]]
 RULES = ("momentum", "unnormalised")
 
 
-class MomentumNet(WithNumbers):
+class MomentumNet(WithMomenta):
     """The Momentum ResNet v ← γ v + (1−γ) f_n(x), x ← x + v over its blocks f_n.
 
     Parameters
@@ -55,6 +56,12 @@ class MomentumNet(WithNumbers):
         In place of ``keep``: what may be held between the forward and the backward
         pass, in bytes or as ``"512MB"``, ``"2GiB"``.  What the layers need is measured
         at the first forward pass for each shape of ``x``.
+    compile : bool, default False
+        Run the layers compiled, there and back.  One block serves them all, the weights
+        stacked by layer (a copy of them for each call), so the blocks must be alike but
+        for their weights and buffers; other networks run as without, after a
+        ``CompileWarning``.  ``state`` and ``inverse`` do not compile, and agree with
+        ``forward`` to rounding.
 
     Raises
     ------
@@ -77,8 +84,7 @@ class MomentumNet(WithNumbers):
     Sander et al., "Momentum Residual Neural Networks", ICML 2021, eq. (3).
     """
 
-    number_names, passes_on = ("gamma",), {"plain_force": "blocks[n]"}
-    gamma: Number
+    passes_on = {"plain_force": "blocks[n]", "force": "blocks[n]"}
 
     def __init__(
         self,
@@ -89,6 +95,7 @@ class MomentumNet(WithNumbers):
         rule: str = "momentum",
         keep: int | None = None,
         memory: int | str | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         blocks = list(blocks)
@@ -104,7 +111,8 @@ class MomentumNet(WithNumbers):
                 f"`gradient` {self.gradient.name!r} needs an ODE solver; a network of "
                 'layers uses "reversible", "backprop" or "checkpoint"'
             )
-        self.set_aside: Gradient | None = None
+        self.gradient = compile_route(self.gradient, None, compile)
+        self.compiles, self.set_aside = compile, cast(Gradient | None, None)
         gamma = self.checked_gamma(gamma)
         if self.gradient.name == "reversible" and any_zero(gamma):
             raise ValueError(
@@ -138,41 +146,6 @@ class MomentumNet(WithNumbers):
         else:
             self.gradient = self.gradient(keep=keep)
 
-    def checked_gamma(self, gamma: Any) -> Any:
-        """γ as float, tensor, or tuple with one for each layer, or raise."""
-        if isinstance(gamma, (list, tuple, nn.ParameterList)):
-            if len(gamma) != len(self.blocks):
-                raise ValueError(
-                    f"`gamma` has {len(gamma)} entries for {len(self.blocks)} layers; "
-                    "give one for each, or one number for all"
-                )
-            return tuple(self.checked_gamma(g) for g in gamma)
-        if not isinstance(gamma, Tensor):
-            gamma = float(gamma)
-        checks.momentum(gamma, self.rule)
-        return gamma
-
-    def register_gamma(self, gamma: Any) -> None:
-        """Keep γ: a number as ``gamma``, tensors of layers as ``gamma_0`` ...."""
-        self._layered = 0
-        if isinstance(gamma, tuple) and any(isinstance(g, Tensor) for g in gamma):
-            self._layered = len(gamma)
-            for n, g in enumerate(gamma):
-                register_number(self, f"gamma_{n}", g)
-        else:
-            register_number(self, "gamma", gamma)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "gamma" and vars(self).get("_layered"):
-            return tuple(getattr(self, f"gamma_{n}") for n in range(self._layered))
-        return super().__getattr__(name)
-
-    def fixed_numbers(self) -> dict[str, float]:
-        """The numbers that are floats, those of the layers one by one."""
-        each = vars(self).get("gamma", ())
-        each = enumerate(each if isinstance(each, tuple) else ())
-        return super().fixed_numbers() | {f"gamma[{n}]": g for n, g in each}
-
     def set_gamma(self, gamma: Any) -> None:
         """Give the network another γ, also between two steps of training.
 
@@ -204,7 +177,8 @@ class MomentumNet(WithNumbers):
             self.register_gamma(gamma)
         zero = any_zero(gamma)
         if zero and self.gradient.name == "reversible":
-            self.set_aside, self.gradient = self.gradient, checkpoint
+            self.set_aside = self.gradient
+            self.gradient = compile_route(checkpoint, None, self.compiles)
         elif not zero and self.set_aside is not None:
             self.gradient, self.set_aside = self.set_aside, None
 
@@ -275,51 +249,10 @@ class MomentumNet(WithNumbers):
     def plan(self, x: Tensor, marks: Sequence[int] = ()) -> Plan:
         """The moves of the network, with records after the layers in ``marks``."""
         self.check_numbers()
-        return momentum_plan(self.gamma, len(self.blocks), marks, self.rule)
-
-    def log_determinant(self, dimension: int) -> Number:
-        """Log |det| of the map (x, v) ↦ (x_N, v_N): d Σ log |γ_n|, whatever the blocks.
-
-        Parameters
-        ----------
-        dimension : int
-            d, the number of coordinates of x (of one sample, for the determinant of
-            one sample).  A γ per coordinate counts each of its entries equally often.
-
-        Returns
-        -------
-        float or Tensor
-            −inf where a γ is 0; differentiable in a learned γ.
-
-        Raises
-        ------
-        ValueError
-            If a γ per coordinate does not fit d.
-
-        Examples
-        --------
-        >>> import torch, secondorder as so
-        >>> net = so.MomentumNet([torch.nn.Linear(3, 3)] * 10, gamma=0.9)
-        >>> net.log_determinant(3)  # 3 · 10 · log 0.9
-        -3.16
-        """
-        checks.count(dimension, "dimension")
-        gamma = self.gamma
-        each = gamma if isinstance(gamma, tuple) else (gamma,) * len(self.blocks)
-        if any(not isinstance(g, Tensor) and g == 0 for g in each):
-            return -math.inf
-        total: Number = 0.0
-        for g in each:
-            if not isinstance(g, Tensor):
-                total = total + dimension * math.log(abs(g))
-                continue
-            if g.numel() == 0 or dimension % g.numel():
-                raise ValueError(
-                    f"`gamma` has {g.numel()} entries, which do not fit `dimension` "
-                    f"{dimension}; give the number of coordinates of x"
-                )
-            total = total + dimension // g.numel() * g.abs().log().sum()
-        return total
+        gamma, count = self.gamma, len(self.blocks)
+        if isinstance(gamma, float):
+            return known_layers(gamma, count, tuple(marks), self.rule)
+        return momentum_plan(gamma, count, marks, self.rule)
 
     def with_arguments(self, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
         """The force of a block, and what it is called with besides x."""
@@ -379,13 +312,6 @@ class MomentumNet(WithNumbers):
         shown = "learned" if learned else checks.describe(self.gamma)
         rule = "" if self.rule == "momentum" else f", rule={self.rule!r}"
         return f"gamma={shown}, gradient={self.gradient.name!r}{rule}"
-
-
-def any_zero(gamma: Any) -> bool:
-    """Whether a γ, of a layer or of a coordinate, is 0."""
-    if isinstance(gamma, tuple):
-        return any(any_zero(g) for g in gamma)
-    return bool((torch.as_tensor(gamma, device="cpu") == 0).any())
 
 
 class Function(nn.Module):

@@ -4,6 +4,7 @@ A plan follows from numbers.  Where none of them is learned, it is found by thei
 values; what is worked out of a plan, such as its cost, is kept in its ``notes``.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from torch.autograd import forward_ad
 
 from ..checks import Number
 from ..systems.equations import System
+from .compile import momentum_plan
 from .moves import Damp, Kick, Plan, Timed
 
 PLANS: "OrderedDict[Any, Plan]" = OrderedDict()
@@ -98,6 +100,12 @@ def by_value(numbers: Sequence[Any]) -> Any:
     return tuple(key)
 
 
+@functools.lru_cache(MOST)
+def known_layers(gamma: Any, layers: int, marks: tuple[int, ...], rule: str) -> Plan:
+    """``momentum_plan`` of numbers that are all floats, found again."""
+    return with_notes(momentum_plan(gamma, layers, marks, rule))
+
+
 def with_notes(plan: Plan) -> Plan:
     """A plan that can be kept, with room for notes."""
     if not isinstance(plan, Timed):
@@ -108,10 +116,11 @@ def with_notes(plan: Plan) -> Plan:
 
 
 def clock_of(plan: Any) -> Tensor | None:
-    """The tensor whose parts a field is given as its times."""
+    """The tensor whose parts a field is given as its times, if it is one."""
     if isinstance(plan, Timed):
         return plan.times
-    return next((m.time for m in plan if isinstance(m, Kick)), None)
+    time = next((m.time for m in plan if isinstance(m, Kick)), None)
+    return time if isinstance(time, Tensor) else None
 
 
 def written(plan: Any) -> bool:

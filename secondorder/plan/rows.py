@@ -43,12 +43,15 @@ class Rows(NamedTuple):
         The rows in which a state is recorded.
     inner : list of float or None
         The nested kicks of force-gradient methods, where there are any.
+    layers : list of int or None
+        In place of times, the blocks that a network of layers evaluates.
     """
 
     table: list[list[float]]
     times: Tensor
     marks: list[int]
     inner: list[float] | None
+    layers: list[int] | None = None
 
     @property
     def last_only(self) -> bool:
@@ -81,8 +84,11 @@ def pack(plan: Plan, weights: Sequence[Any]) -> Rows:
     make = packed if fixed else packed.__wrapped__
     table, marks, inner, at = make(tuple(kinds), tuple(weights))
     times = [cast(Kick, plan[i]).time for i in at]
+    if all(isinstance(t, int) for t in times):
+        none = torch.zeros(len(times), dtype=torch.float64, device="cpu")
+        return Rows(table, none, marks, inner, cast(list[int], times))
     if any(isinstance(t, int) for t in times):
-        raise Unpackable("its layers are blocks of their own")
+        raise Unpackable("some of its kicks have times and others layers")
     when = torch.stack(
         [t if isinstance(t, Tensor) else torch.tensor(t, device="cpu") for t in times]
     )

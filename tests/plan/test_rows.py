@@ -58,7 +58,7 @@ def test_plans_without_rows_are_refused():
         [kick._replace(velocity_copy=1), end],
         [kick, Record(), Record()],
         [kick, Drift(1.0)],
-        [kick._replace(time=3), end],
+        [kick._replace(time=3), Drift(1.0), kick, end],  # a layer, and a time
     ):
         with pytest.raises(Unpackable):
             packed(plan)

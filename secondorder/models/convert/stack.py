@@ -80,7 +80,7 @@ class Stack(MomentumNet):
         self._modules.update(self.named)
 
     @property
-    def blocks(self) -> Any:  # type: ignore[override]
+    def blocks(self) -> Any:
         """The blocks themselves."""
         return [*self._modules.values()]
 
