@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
+from ..monitor import modules_of
 from ..plan.moves import Plan, evaluates, walk
 from .arguments import CHANGED, contents_of
 from .fixed_point import mixed
 from .replay import ScratchBuffers
-from .survey import hidden_modules, modules_of, protected
+from .survey import hidden_modules, protected
 
 UNFAITHFUL = (
     "a checkpointed segment gave another state when it ran again, so no gradient is "

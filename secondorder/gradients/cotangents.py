@@ -66,7 +66,8 @@ class Cotangents:
         push = self.velocities[0]
         if move.velocity_copy:
             push = push + move.velocity_copy * self.velocities[1]
-        self.add(move.weight, push, value.detach())
+        if wants_gradient(move.weight):
+            self.add(move.weight, push, value.detach())
         part = constant(move.weight, self.x.dtype) * push
         self.pending = part if self.pending is None else self.pending + part
 

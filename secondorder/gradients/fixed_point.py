@@ -58,7 +58,7 @@ class FixedPoint:
     def position(self, integer: Tensor, factor: Any) -> Tensor:
         """``integer · factor`` in the state's dtype, the factor a power of two."""
         # A power of two may scale after the rounding to fewer bits: less to move.
-        narrow = torch.promote_types(self.like, torch.float32)
+        narrow = self.like if self.like.itemsize >= 4 else torch.float32
         value = torch.empty_like(integer, dtype=narrow).copy_(integer)
         return cast(value.mul_(factor), self.like)
 

@@ -58,8 +58,8 @@ class Integers:
         if poison is not None:
             self.left = torch.zeros_like(poison, dtype=torch.bool)
         narrow = torch.promote_types(grid.like, torch.float32)
-        self.to_position: Any = 2.0**-grid.fx * self.unit
-        self.to_position = constant(self.to_position, narrow).to(narrow)
+        factor: Any = 2.0**-grid.fx * self.unit
+        self.to_position = constant(factor, narrow).to(narrow)
 
     @classmethod
     def load(
@@ -123,10 +123,9 @@ class Integers:
             change = self.scratch
             factor = constant(factor, change.dtype)
             if value.dtype is change.dtype:
-                torch.mul(value, factor, out=change)
+                torch.mul(value, factor, out=change).round_()
             else:
-                change.copy_(value).mul_(factor)
-            change.round_()
+                change.copy_(value).mul_(factor).round_()
             integers.add_(change) if sign > 0 else integers.sub_(change)
             return
         change = self.grid.rounded(value, factor)

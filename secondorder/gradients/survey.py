@@ -14,23 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
-from ..monitor import WrappedField, owner_of
+from ..monitor import WrappedField, modules_of, owner_of
 from .layers import FORWARDS
 
 Field = Callable[..., Tensor]
-HOOKS = ("forward", "forward_pre", "backward", "backward_pre")
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
-
-
-def modules_of(field: Any) -> list[nn.Module]:
-    """All modules reachable from a field: a module, a bound method or a partial."""
-    todo, found = [owner_of(field)], {}
-    while todo:
-        module = todo.pop()
-        if module is not None and id(module) not in found:
-            found[id(module)] = module
-            todo += module._modules.values()
-    return list(found.values())
 
 
 def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:
@@ -101,9 +89,12 @@ def passed_on(field: Field, owner: nn.Module) -> tuple[str, bool]:
 def bare(module: nn.Module) -> bool:
     """Whether a module is what its class says: no hooks, no weights of another kind."""
     own = vars(module)
-    replaced = own.keys() & {"forward", "weight", "bias"} or own["_buffers"]
-    hooked = any(own[f"_{kind}_hooks"] for kind in HOOKS)
-    return not replaced and not hooked and own.get("_compiled_call_impl") is None
+    replaced = "forward" in own or "weight" in own or "bias" in own or own["_buffers"]
+    hooked = (
+        own["_forward_hooks"] or own["_forward_pre_hooks"]
+        or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    )  # fmt: skip
+    return not (replaced or hooked) and own.get("_compiled_call_impl") is None
 
 
 class Survey(NamedTuple):

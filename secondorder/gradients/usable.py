@@ -3,11 +3,12 @@
 import functools
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from ..monitor import untracked_leaf
 
@@ -99,8 +100,8 @@ def check_usable(
                 'gradient="backprop" with dual numbers'
             )
     for module in modules:
-        uninitialised = getattr(module, "has_uninitialized_params", None)
-        if uninitialised is not None and uninitialised():
+        lazy = isinstance(module, LazyModuleMixin)
+        if lazy and cast(Any, module).has_uninitialized_params():
             raise RuntimeError(
                 f"{type(module).__name__} has parameters that its first call would "
                 "make; call the module once, under torch.no_grad(), before it is "

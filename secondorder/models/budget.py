@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from .. import checks
 from ..gradients.checkpoint import split
 from ..gradients.replay import RandomStates, with_copied_buffers
-from ..gradients.survey import modules_of
 from ..gradients.tape import POP, PUSH, compile_tape
+from ..monitor import modules_of
 from ..plan.moves import Kick, Plan, walk
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

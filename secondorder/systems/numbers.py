@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..checks import Number
+from ..monitor import modules_of
 
 FREED = "backward through the graph a second time"
 MOST_NODES = 10_000  # of a graph that is searched for what a backward pass has freed
@@ -167,8 +168,9 @@ class WithNumbers(nn.Module):
 
     def check_numbers(self) -> None:
         """Raise for learned numbers that have left their range, or are stale."""
-        for module in self.modules():
-            for name, source in vars(module).get("_sources", {}).items():
+        for module in modules_of(self):
+            sources = vars(module).get("_sources")
+            for name, source in sources.items() if sources else ():
                 check_fresh(getattr(module, name, None), name, source)
         for name in ("epsilon", "mass", "damping"):
             value = getattr(self, name, None)
