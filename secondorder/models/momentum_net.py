@@ -250,7 +250,7 @@ class MomentumNet(WithMomenta):
         """The moves of the network, with records after the layers in ``marks``."""
         self.check_numbers()
         gamma, count = self.gamma, len(self.blocks)
-        if isinstance(gamma, float):
+        if isinstance(gamma, float) and not torch.compiler.is_compiling():
             return known_layers(gamma, count, tuple(marks), self.rule)
         return momentum_plan(gamma, count, marks, self.rule)
 
