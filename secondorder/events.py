@@ -24,7 +24,15 @@ from torch import Tensor
 
 from . import checks
 from .gradients import GRADIENTS, Gradient, find_gradient
-from .methods import METHODS, External, Method, Splitting, check_fit, find_method
+from .methods import (
+    METHODS,
+    Coupled,
+    External,
+    Method,
+    Splitting,
+    check_fit,
+    find_method,
+)
 from .methods.adaptive import Adaptive
 from .methods.drive import check_events, march
 from .methods.event_search import Search, find_step, refine_event
@@ -154,23 +162,28 @@ def odeint_event(
         return cast(External, how).solve_event(
             problem, t0, route, options, event_fn, reverse_time, horizon
         )
-    if isinstance(how, Adaptive):
-        wait = math.inf if horizon is None else float(horizon)
-        span = torch.stack([t0, t0 + (-wait if reverse_time else wait)], -1)
-        problem = Problem(system, x, v, span, tuple(args))
-        options = options._replace(max_steps=MOST_STEPS)
-        watched = check_events(how, problem, event_fn, None, None, per_sample)
-        found = march(how, problem, route, options, watched, per_sample, throw=False)
-        return reached(found, how.name, wait).to(kind), found
-    if step_size is None:
+    chooses = isinstance(how, Adaptive)
+    if isinstance(how, Coupled):
+        chooses = how.chooses(options)
+    if step_size is None and not chooses:
         raise ValueError(
             f"`step_size` is required: {how.name!r} has fixed steps, and there is "
             "no grid of times to take them from"
         )
-    h = -step_size if reverse_time else step_size
+    if chooses or isinstance(how, Coupled):
+        most = math.inf if step_size is None else MOST_STEPS * step_size
+        wait = most if horizon is None else float(horizon)
+        span = torch.stack([t0, t0 + (-wait if reverse_time else wait)], -1)
+        problem = Problem(system, x, v, span, tuple(args))
+        options = options._replace(max_steps=MOST_STEPS if chooses else None)
+        watched = check_events(how, problem, options, event_fn, None, None, per_sample)
+        found = march(how, problem, route, options, watched, per_sample, throw=False)
+        return reached(found, how.name, wait).to(kind), found
+    size = cast(float, step_size)
+    h = -size if reverse_time else size
     steps, wait = MOST_STEPS, math.inf
     if horizon is not None:
-        steps, wait = max(1, math.ceil(horizon / step_size - 1e-9)), float(horizon)
+        steps, wait = max(1, math.ceil(horizon / size - 1e-9)), float(horizon)
     core, enter, leave = system.in_modes(x, exact=isinstance(how, Splitting))
     monitored = MonitoredField(core.field)
     search = Search(

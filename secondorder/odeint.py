@@ -157,7 +157,9 @@ def odeint(
         how, route, problem, step_size, rtol, atol, marching=marching, **control
     )
     if marching:
-        watched = check_events(how, problem, event_fn, on_event, max_events, per_sample)
+        watched = check_events(
+            how, problem, options, event_fn, on_event, max_events, per_sample
+        )
         return march(
             how, problem, route, options, watched, per_sample, max_events, throw
         )

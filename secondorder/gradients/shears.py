@@ -22,12 +22,19 @@ from torch import Tensor
 from ..plan.moves import Mix, Record, Shear, increment, untimed
 from .arguments import CHANGED, Leaves, contents_of
 from .cotangents import Cotangents, detached
-from .fixed_point import FixedPoint, fingerprint, fixed_point_for, samples
+from .fixed_point import (
+    FixedPoint,
+    exponent,
+    fingerprint,
+    fixed_point_for,
+    power,
+    samples,
+)
 from .forces import node_number
 from .integers import NAN, RANGE, Packed, factor_of
 from .replay import RandomStates, autocast_again, without_saved_tensor_hooks
 from .run import SMALL, Field, Run, Trace
-from .tape import Steps, Tape, largest
+from .tape import Steps, Tape
 from .usable import refuse_untracked
 
 KINDS = (Shear, Mix, Record)
@@ -141,41 +148,43 @@ class Copies:
 
     def mix(self, move: Mix) -> None:
         """X ← w X + (1 − w) V."""
-        (bits, sign), which = power_of_two(move.weight), int(move.velocity)
+        (most, bits, sign), which = power_of_two(move.weight), int(move.velocity)
         mine, other = self.integers[which], self.integers[1 - which]
-        if bits:
-            self.remnants.push(mine & (2**bits - 1), bits)
+        if most:
+            self.remnants.push(mine & ((1 << bits) - 1), most)
         part = sign * (mine >> bits) + other - sign * (other >> bits)
         self.integers[which] = part
         self.left = self.left | (part.abs() >= RANGE)
 
     def unmix(self, move: Mix) -> None:
         """Undo ``mix``."""
-        (bits, sign), which = power_of_two(move.weight), int(move.velocity)
+        (most, bits, sign), which = power_of_two(move.weight), int(move.velocity)
         mine, other = self.integers[which], self.integers[1 - which]
         mine = (sign * (mine - other + sign * (other >> bits))) << bits
-        self.integers[which] = mine | self.remnants.pop(bits) if bits else mine
+        self.integers[which] = mine | self.remnants.pop(most) if most else mine
 
     def finite(self) -> Tensor:
         """Whether the numbers of each sample are finite."""
         return samples(self.poison == 0).all(1)
 
 
-def power_of_two(weight: Any) -> tuple[int, Any]:
-    """``b, sign`` of a weight ±2^−b, a number or a tensor of one magnitude."""
+def power_of_two(weight: Any) -> tuple[int, Any, Any]:
+    """The most bits, b and the sign of a weight ±2^−b, or of each entry of a tensor."""
     if isinstance(weight, Tensor) and weight.requires_grad:
         raise ValueError(
             '`gradient="reversible"` cannot learn the weight of a mixing, which is '
             'fixed to a power of two; use "backprop" or "checkpoint"'
         )
-    size = largest(weight)
-    sign: Any = 1 if not isinstance(weight, Tensor) and weight > 0 else -1
     if isinstance(weight, Tensor):
-        sign = weight.sign().to(torch.int64)
-        size = size if bool((weight.abs() == size).all()) else 0.0
-    for bits in range(BYTE + 1):
-        if size == 2.0**-bits:
-            return bits, sign
+        size, sign = weight.detach().abs().double(), weight.sign().to(torch.int64)
+        bits = -exponent(size)
+        fine = (size == power(-bits)) & (bits >= 0) & (bits <= BYTE)
+        if bool(fine.all()):
+            return int(bits.max()) if bits.numel() else 0, bits, sign
+    else:
+        for b in range(BYTE + 1):
+            if abs(weight) == 2.0**-b:
+                return b, b, 1 if weight > 0 else -1
     raise ValueError(
         '`gradient="reversible"` mixes by weights ±1, ±1/2, … ±1/256, so that what is '
         f'erased is a whole number of bits, got {weight!r}; use "backprop" or '

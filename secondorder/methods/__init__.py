@@ -20,7 +20,8 @@ from .. import checks
 from ..gradients import GRADIENTS, CompileWarning, Gradient, compiled
 from ..systems import Problem, System
 from .adaptive import Adaptive
-from .coupled import COUPLED_METHODS, Coupled
+from .coupled import Coupled
+from .coupled_tables import COUPLED_METHODS
 from .embedded import EMBEDDED, Embedded
 from .event_functions import Event
 from .external import External, externals

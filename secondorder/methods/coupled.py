@@ -18,7 +18,7 @@ ODEs", arXiv:2410.11648 (2024), for the coupling.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -31,16 +31,16 @@ from ..plan.compile import check_damping
 from ..plan.coupling import coupled_plan
 from ..plan.grid import divide, merge, step_counts
 from ..plan.moves import Plan, Shear, evaluations, increment, walk
-from ..plan.runge_kutta import DOPRI5, HEUN2, RK4, RungeKutta, combine
+from ..plan.runge_kutta import RungeKutta, combine
 from ..solution import DenseOutput, Solution, Stats
 from ..systems.equations import as_double
 from ..systems.problem import Problem
-from .adaptive import Pull, Search, time_of, wants
+from .adaptive import Pull, Search, each_sample, spread, time_of, wants
 from .joined import Form
 from .method import Options, Step
 from .slopes import slope, slopes
 from .step_size import Control, node_times, step_through
-from .tolerances import one_number, relative_size, rounding_check, tolerances
+from .tolerances import relative_size, rounding_check, tolerances
 
 State = tuple[Tensor, Tensor]
 FARTHEST = 20.0  # of h·c/m, where a limit is looked for
@@ -94,8 +94,9 @@ class Coupled:
     gradients = frozenset({"backprop", "checkpoint", "reversible"})
     takes_velocity = None
     first_order = True
-    per_sample_times = False
-    events = ""
+    per_sample_times = True
+    breakpoints = True
+    events = "march"
     rule = "exponential"
 
     def __post_init__(self) -> None:
@@ -120,13 +121,18 @@ class Coupled:
     @property
     def options(self) -> frozenset[str]:
         """Steps of a given size, or chosen by tolerances."""
-        more = {"rtol", "atol"} if self.adaptive else set()
-        return frozenset({"step_size", *more})
+        return frozenset(Options._fields if self.adaptive else {"step_size"})
 
-    @property
-    def breakpoints(self) -> bool:
-        """Whether fields may jump."""
-        return not self.adaptive
+    def chooses(self, options: Options) -> bool:
+        """Whether it chooses its steps; raises where a size is given as well."""
+        others = {k: v for k, v in options._asdict().items() if k != "step_size"}
+        given = [name for name, value in others.items() if value is not None]
+        if options.step_size is not None and given:
+            raise ValueError(
+                f"give `step_size`, or `{given[0]}`, not both: steps of a given size "
+                f"are not chosen, got step_size={options.step_size!r}"
+            )
+        return self.adaptive and options.step_size is None
 
     @cached_property
     def evaluations_per_step(self) -> int:
@@ -171,13 +177,8 @@ class Coupled:
         RuntimeError
             If a chosen step underflows or the steps run out.
         """
-        if self.adaptive and options.step_size is None:
+        if self.chooses(options):
             return self.solve_adaptively(problem, gradient, options)
-        if options.rtol is not None or options.atol is not None:
-            raise ValueError(
-                "give `step_size`, or `rtol` and `atol`, not both: steps of a given "
-                f"size have no tolerances, got step_size={options.step_size!r}"
-            )
         system, x, v, t = problem[:4]
         keep, broken = None, None
         if problem.breakpoints is not None:
@@ -186,12 +187,13 @@ class Coupled:
         mass, damping = as_double(system.mass), as_double(system.damping)
         if not system.first_order:
             check_damping(cast(Any, self), mass, damping, divide(t, counts, x)[1])
-        plan = self.compile(t, counts, x, broken=broken)
+        form = Form.of(problem)
+        plan = self.compile(t, counts, form.start, broken=broken)
         cost = evaluations(plan)
         watched = None
         if problem.monitor:
             watched = problem.monitor.watch(system.field, cost)
-        form = Form.of(problem, watched)
+            form = Form.of(problem, watched)
         pairs = gradient.run(plan, form.field, form.start, form.start, form.args)
         if watched:
             watched.close()
@@ -232,7 +234,10 @@ class Coupled:
     ) -> Solution:
         """Choose the steps by the companion; differentiate those accepted."""
         system, x, v, t, args = problem[:5]
-        rtol, atol = tolerances(one_number(options, self.name), x)
+        keep: list[int] | None = None
+        broken: list[bool] = []
+        if problem.breakpoints is not None:
+            t, keep, broken = merge(t, problem.breakpoints)
         watched = problem.monitor.watch(system.field)
         form, grid = Form.of(problem, watched), t.double().cpu()
         direct = gradient.name == "backprop" or not torch.is_grad_enabled()
@@ -240,9 +245,9 @@ class Coupled:
         if not direct:
             wanted = wants((x, v, t, system.mass, system.damping, *args))
             pull = Search(form.field, form.args, wanted)
-        control = self.controller(
-            system.rate(), relative_size(rtol, atol), rounding_check(rtol, atol, x)
-        )
+        control = self.controller(problem, form, options)
+        enter_interval = partial(pull.window.enter, grid, broken)
+        enter_interval(0)
 
         def derivative(time: Any, state: Any, _: Any = None) -> State:
             now = torch.as_tensor(time, dtype=torch.float64, device="cpu")
@@ -250,9 +255,10 @@ class Coupled:
             return value, value
 
         y: Any = form.start
+        start: Any = (y, y, None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and direct):
             step = self.stepper(pull)
-            path = step_through(step, control, (y, y, None), derivative, grid)  # type: ignore[arg-type]
+            path = step_through(step, control, start, derivative, grid, enter_interval)
         watched.close()
         pairs, cost = path.states, watched.evaluations
         if isinstance(pull, Search) and pull.wanted:
@@ -260,25 +266,45 @@ class Coupled:
             again = Form.of(problem, with_copied_buffers(system.field))
             asked = [part == 0 for _, part in path.nodes[1:]]
             fine, counts = node_times(grid, path.nodes), [1] * len(asked)
-            plan = self.compile(fine, counts, y, records=asked)
+            jumps = [broken[i] and f == 0 for i, f in path.nodes] if broken else None
+            plan = self.compile(fine, counts, y, records=asked, broken=jumps)
             pairs = [(y, y), *gradient.run(plan, again.field, y, y, again.args)]
             cost += evaluations(plan)
         steps = [[f for k, f in path.nodes if k == i] for i in range(len(t))]
-        xs, vs, dense = self.results(problem, gradient, form, t, pairs, steps)
-        stats = Stats(cost + len(xs) * system.first_order, path.accepted, path.rejected)
-        return Solution(t, xs, vs, stats, dense)
+        xs, vs, dense = self.results(
+            problem, gradient, form, t, pairs, steps, tuple(broken)
+        )
+        cost += len(xs) * system.first_order
+        times = node_times(grid, path.nodes).detach().to(t.device)
+        if keep is not None:
+            xs, vs = xs[keep], vs[keep]
+        stats = Stats(cost, path.accepted, path.rejected, times)
+        return Solution(problem.t, xs, vs, stats, dense)
 
-    def controller(self, rate: float, size: Any, check: Any) -> Control:
+    def controller(self, problem: Problem, form: Form, options: Options) -> Control:
         """The limits of the steps of one solve."""
+        rate, leave = problem.system.rate(), form.leave
+        rtol, atol = tolerances(options, problem.x)
+        size = relative_size(rtol, atol, norm=options.norm)
+        check = rounding_check(rtol, atol, problem.x)
         limit = self.damping_limit * (1 - 1e-9)  # what is at the limit may round above
-        largest = limit / rate if rate > 0 else math.inf
+        largest = min(
+            limit / rate if rate > 0 else math.inf, options.max_step or math.inf
+        )
 
         def words(y: Tensor) -> str:
             reach = y.detach().abs().max().item() if y.numel() else 0.0
             return f'"{self.name}", largest |x|, |v| = {reach:.3g}, 1/ε = {rate:.3g}'
 
-        order = self.tableau.companion_order + 1
-        return Control(order, size, largest, self.max_steps, words, check)
+        return Control(
+            self.tableau.companion_order + 1,
+            lambda *states: size(*(leave(state[0]) for state in states)),
+            largest,
+            options.max_steps or self.max_steps,
+            words,
+            lambda state: check(leave(state[0])),
+            options.first_step,
+        )
 
     def stepper(self, pull: Pull) -> Callable[..., Any]:
         """Return ``step(t, h, (y, z, None)) -> ((y, z, None), (error,))``."""
@@ -287,7 +313,7 @@ class Coupled:
             y, z, _ = state
             push, error = self.pushed(pull, t, h, z)
             y = self.share * y + (1 - self.share) * z + push
-            if not bool(y.detach().isfinite().all()):
+            if not h.ndim and not bool(y.detach().isfinite().all()):
                 return (y, z, None), (error,)  # it will be rejected
             return (y, z - self.pushed(pull, t + h, -h, y, False)[0], None), (error,)
 
@@ -298,9 +324,10 @@ class Coupled:
     ) -> tuple[Tensor, Tensor | None]:
         """Ψ_h(t, y), and its error where the base has a companion."""
         base = self.tableau
+        t, h = each_sample(t, y), each_sample(h, y)
         nodes = torch.tensor(base.nodes, dtype=torch.float64, device=h.device)
-        times = time_of(t + h * nodes, y).unbind()
-        size = h.to(y) if h.requires_grad else h.item()
+        times = time_of(t + h * spread(nodes, h), y).unbind()
+        size = h.to(y) if h.requires_grad or h.ndim else h.item()
         slopes = base.slopes(pull, times, size, y)
         push = size * combine(base.weights, slopes)
         if not (measured and base.companion):
@@ -310,7 +337,7 @@ class Coupled:
             if len(base.companion) > len(base.weights):
                 found.append(pull(time_of(t + h, y), (y + push).detach()))
             both = combine(base.companion, found) - combine(base.weights, found)
-            return push, h.item() * both
+            return push, size * both
 
     def step(self, problem: Problem) -> Step:
         """One step of the base, and its error where it has a companion."""
@@ -357,23 +384,3 @@ class Coupled:
         if problem.system.first_order:
             v = slopes(problem.system, times, x, problem.args, backprop)
         return x, v
-
-
-COUPLED_METHODS = (
-    Coupled(
-        HEUN2,
-        name="coupled_heun2",
-        summary="any field of (x, v), and ẋ = f: reversible at order 2",
-    ),
-    Coupled(
-        RK4,
-        name="coupled_rk4",
-        summary="limit cycles, drag and plain neural ODEs, reversible at order 4",
-    ),
-    Coupled(
-        DOPRI5,
-        adaptive=True,
-        name="coupled_dopri5",
-        summary="the same at order 5, adaptive or in steps of a given size",
-    ),
-)

@@ -5,7 +5,6 @@ states that were asked for, what happened on the way, and dense output.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +14,16 @@ from .. import checks
 from ..gradients import Gradient
 from ..solution import DenseOutput, Solution, Stats
 from ..systems.problem import Problem
-from .adaptive import Adaptive, Pull
+from .adaptive import Adaptive
+from .coupled import Coupled
 from .event_functions import Happened, Watched, find_events
-from .event_search import column, event_rate, is_rounded_zero, pick
+from .event_search import NEAR, column, event_rate, is_rounded_zero, pick
 from .march import Walk
 from .method import Options
 from .pace import EVENT, FAILED, STATUS, STUCK
-from .slopes import slope, slopes
+from .slopes import slopes
 from .splitting import Splitting
+from .stride import OwnSteps
 
 State = Any
 MOST_EVENTS = 10_000
@@ -46,7 +47,7 @@ def march(
         If a step underflows, the steps run out or events pile up, and ``throw``.
     """
     walk = Walk(how, problem, route, options, events, per_sample, throw)
-    state = walk.enter(problem.x), walk.enter(problem.v)
+    state = walk.stride.enter(problem.x, problem.v)
     log, now, i, last = Log(walk), walk.t[0], 0, len(walk.t) - 1
     log.add(now, state)
     if last and problem.x.numel():
@@ -88,8 +89,8 @@ def react(
     """Where the solve goes on after events, or that it ends there."""
     watched = walk.events
     owner = torch.tensor(watched.columns, device=index.device)[index]
-    x, v = walk.leave(state[0]), walk.leave(state[1])
-    slow = slope(walk.core, now, x, walk.problem.args) if walk.core.first_order else v
+    x, v = walk.stride.leave(state)
+    slow = walk.outside(now, state)[1]
     final = hit & (count >= most) if most else torch.zeros_like(hit)
     moved = torch.zeros_like(hit)
     for k, event in enumerate(watched.events):
@@ -107,10 +108,10 @@ def react(
         moved = moved | mine
     walk.ended = torch.where(final, index, walk.ended)
     walk.leave_out(final, EVENT, now)
-    if bool(moved.any()):
-        inner = walk.enter(x), walk.enter(v)
-    else:
-        inner = state
+    inner = tuple(
+        torch.where(column(moved, new), new, old)
+        for new, old in zip(walk.stride.enter(x, v), state, strict=True)
+    )
     old = walk.sign
     going = hit & walk.going
     if bool(going.any()):
@@ -162,6 +163,10 @@ def piled_up(
     fast, slow = (event_rate(walk, end, now, now, index) for end in ends)
     if fast is None or slow is None:
         return beyond & near
+    # And what was missed by no more than the rounding of the time.
+    unit = torch.finfo(now.dtype).eps * now.abs()
+    unit = unit + torch.finfo(before[0].dtype).eps * abs(walk.h)
+    near = near | (pick(here, index).abs() <= NEAR * unit * fast.abs())
     through = fast * slow > 0
     return beyond & near & ~through
 
@@ -172,7 +177,10 @@ class Log:
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.goal = 0  # of the times to be reached: those asked for and breakpoints
         self.pieces: list[tuple[Tensor, Tensor, Tensor]] = []  # where intervals begin
+        self.starts: list[State] = []  # the same inside
+        self.broken: list[bool] = []
         self.steps: list[list[Tensor]] = []
         self.events: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self.nodes: list[Tensor] = [walk.t[0].detach()]
@@ -181,24 +189,29 @@ class Log:
     def outside(self, state: State) -> tuple[Tensor, Tensor]:
         """A state in the coordinates of the problem."""
         problem = self.walk.problem
-        if not self.asked:
-            return problem.x, problem.v
-        return self.walk.leave(state[0]), self.walk.leave(state[1])
+        return self.walk.stride.leave(state) if self.pieces else (problem.x, problem.v)
 
     def add(self, t: Tensor, state: State) -> None:
-        """A state that was asked for."""
+        """The state at the next time to be reached."""
         x, v = self.outside(state)
-        self.begin(t, x, v)
-        asked = self.walk.t[len(self.asked)].detach()
-        after = self.walk.way * (asked - self.walk.stopped.detach()) > 0
+        broken, goal = self.walk.broken, self.walk.t[self.goal].detach()
+        self.begin(t, x, v, state, bool(broken) and broken[self.goal])
+        self.goal += 1
+        if self.goal - 1 not in self.walk.keep:
+            return
+        after = self.walk.way * (goal - self.walk.stopped.detach()) > 0
         lost = (self.walk.status >= FAILED) & after
         if bool(lost.any()):
             x, v = (p.masked_fill(column(lost, p), torch.nan) for p in (x, v))
         self.asked.append((t, x, v))
 
-    def begin(self, t: Tensor, x: Tensor, v: Tensor) -> None:
+    def begin(
+        self, t: Tensor, x: Tensor, v: Tensor, state: State, broken: bool = False
+    ) -> None:
         """An interval without events begins."""
         self.pieces.append((t, x, v))
+        self.starts.append(state)
+        self.broken.append(broken)
         self.steps.append([t.detach()])
 
     def follow(self, path: Any, states: Sequence[State], grid: Tensor) -> None:
@@ -212,9 +225,7 @@ class Log:
 
     def happened(self, t: Tensor, state: State, index: Tensor, hit: Tensor) -> None:
         """An event."""
-        x, v = self.outside(state)
-        if self.walk.core.first_order:
-            v = slope(self.walk.core, t, x, self.walk.problem.args)
+        x, v = self.walk.outside(t, state)
         self.count = self.count + hit
         self.events.append(
             (
@@ -229,24 +240,25 @@ class Log:
 
     def restart(self, t: Tensor, state: State) -> None:
         """The state from which the solve goes on."""
-        self.begin(t, *self.outside(state))
+        self.begin(t, *self.outside(state), state)
 
     def solution(self, now: Tensor, state: State) -> Solution:
         """All of it."""
         walk, problem = self.walk, self.walk.problem
-        walk.watched.close()
+        watched = walk.stride.watched
+        watched.close()
         ended = bool((walk.status == EVENT).any())
         if walk.per_sample:
-            while len(self.asked) < len(walk.t):
+            while self.goal < len(walk.t):
                 self.add(now, state)
         elif ended:
             self.asked.append((now, *self.outside(state)))
         else:
-            while len(self.asked) < len(walk.t):  # an empty state, or one that failed
-                self.add(walk.t[len(self.asked)], state)
+            while self.goal < len(walk.t):  # an empty state, or one that failed
+                self.add(walk.t[self.goal], state)
         times, xs, vs = (torch.stack(parts) for parts in zip(*self.asked, strict=True))
         t = times.movedim(0, -1).to(problem.t.dtype) if ended else problem.t
-        evaluations = walk.watched.evaluations
+        evaluations = watched.evaluations
         if problem.system.first_order:
             vs = slopes(problem.system, t, xs, problem.args, walk.route)
             evaluations += len(xs)
@@ -257,7 +269,7 @@ class Log:
         stats = Stats(evaluations, accepted, rejected, self.step_times())
         last = walk.ended if each else int(walk.ended)
         return Solution(
-            t, xs, vs, stats, self.dense(xs, vs),
+            t, xs, vs, stats, self.dense(),
             event=last if each or ended else None,
             events=self.all_events() if walk.events else None,
             status=words if each else words[0],
@@ -292,64 +304,34 @@ class Log:
             v.gather(0, wide),
         )
 
-    def dense(self, xs: Tensor, vs: Tensor) -> DenseOutput | None:
+    def dense(self) -> DenseOutput | None:
         """The states in between."""
-        walk, problem = self.walk, self.walk.problem
+        walk, problem, how = self.walk, self.walk.problem, self.walk.how
         if walk.per_sample:
-            if walk.events is not None or problem.t.ndim == 2 or not xs.numel():
+            if walk.events is not None or problem.t.ndim == 2 or not problem.x.numel():
                 return None
-            steps = tuple(torch.stack(nodes, -1) for nodes in self.steps[:-1])
-            own = OwnSteps(walk.how)
-            return DenseOutput(own, problem, problem.t, xs, vs, steps)
-        ts, ys, ws = (torch.stack(p) for p in zip(*self.pieces, strict=True))
-        divided: list[Any] = []
-        for nodes in self.steps[:-1]:
-            fine = torch.stack(nodes)
-            span = fine[-1] - fine[0]
-            if isinstance(walk.how, Adaptive):
-                divided.append(tuple(((fine - fine[0]) / span).tolist()))
-            else:
-                divided.append(fine)
-        if len(ts) > 1 and bool(ts[-1] == ts[-2]):
+            how = OwnSteps(how)
+        times, xs, vs = zip(*self.pieces, strict=True)
+        ys, ws = torch.stack(xs), torch.stack(vs)
+        ts = walk.grid if walk.per_sample else torch.stack(times)
+        divided: list[Any] = [
+            walk.stride.noted(torch.stack(nodes, -1), start)
+            for nodes, start in zip(self.steps[:-1], self.starts, strict=False)
+        ]
+        broken = tuple(self.broken) if any(self.broken) else ()
+        if not walk.per_sample and len(ts) > 1 and bool(ts[-1] == ts[-2]):
             # A map at the very end is not between anything.
             ts, ys, ws, divided = ts[:-1], ys[:-1], ws[:-1], divided[:-1]
+            broken = broken[:-1]
         if problem.system.first_order:
             ws = slopes(problem.system, ts, ys, problem.args, walk.route)
-        return DenseOutput(walk.how, problem, ts, ys, ws, tuple(divided))
-
-
-@dataclass(frozen=True)
-class OwnSteps:
-    """Dense output where each sample has steps of its own."""
-
-    how: Adaptive
-
-    def between(self, dense: DenseOutput, i: int, times: Tensor) -> State:
-        """The steps of an interval again, and part of one to each time."""
-        problem, nodes = dense.problem, dense.steps[i]
-        core, enter, leave = problem.system.in_modes(problem.x)
-        step = self.how.stepper(core, problem.x, Pull(core.field, problem.args))
-        states: list[Any] = [(enter(dense.x[i]), enter(dense.v[i]), None)]
-        for k in range(nodes.shape[-1] - 2):
-            begin = nodes[:, k]
-            states.append(step(begin, nodes[:, k + 1] - begin, states[-1])[0])
-        ys, ws = (torch.stack(p) for p in zip(*(s[:2] for s in states), strict=True))
-        sign, found = torch.sign(nodes[:, -1] - nodes[:, 0]), []
-        for time in times.double():
-            passed = sign * (time.detach() - nodes.mT[:-1]) >= 0
-            k = (passed.sum(0) - 1).clamp(min=0)
-            each = torch.arange(len(k), device=k.device)
-            begin = nodes[each, k]
-            start = ys[k, each], ws[k, each], None
-            y, w, _ = step(begin, time - begin, start)[0]
-            found.append((leave(y), leave(w)))
-        x, v = (torch.stack(parts) for parts in zip(*found, strict=True))
-        return x, v
+        return DenseOutput(how, problem, ts, ys, ws, tuple(divided), broken)
 
 
 def check_events(
     how: Any,
     problem: Problem,
+    options: Options,
     event_fn: Any,
     on_event: Any,
     max_events: int | None,
@@ -357,7 +339,9 @@ def check_events(
 ) -> Watched | None:
     """The events of a solve, or an error where a method cannot march in this way."""
     adaptive = isinstance(how, Adaptive)
-    if not (adaptive or isinstance(how, Splitting)):
+    if isinstance(how, Coupled):
+        adaptive = how.chooses(options)
+    elif not (adaptive or isinstance(how, Splitting)):
         raise ValueError(
             f"`event_fn` and `per_sample` are not known to {how.name!r} in `odeint`; "
             'take an adaptive method such as "rkn8", one of fixed steps such as '
@@ -367,11 +351,6 @@ def check_events(
         raise ValueError(
             f"`per_sample` gives each sample steps of its own, and {how.name!r} has "
             "fixed ones; take an adaptive method, or per-sample times `t`"
-        )
-    if problem.breakpoints is not None:
-        raise ValueError(
-            "`breakpoints` do not go with `event_fn` or `per_sample`; leave them out "
-            "(adaptive methods find jumps), or solve from one to the next"
         )
     if per_sample and problem.x.ndim == 0:
         raise ValueError("`per_sample` needs a batch: x0 of shape (batch, ...)")

@@ -27,13 +27,15 @@ class Joined(WrappedField):
     def __init__(self, system: System, whole: bool) -> None:
         super().__init__(system.field)
         self.takes_velocity, self.modes = system.takes_velocity, system.modes
-        self.whole = whole  # whether the state has an axis
+        self.whole = whole  # whether a sample of the state has an axis
 
     def forward(
         self, time: Any, y: Tensor, numbers: Sequence[Any], *args: Any
     ) -> Tensor:
         """Return ẏ."""
         x, v = self.parts(y)
+        if isinstance(time, Tensor) and time.ndim > x.ndim:  # of samples without axes
+            time = time.squeeze(-1)
         seen = (x, v) if self.takes_velocity else (x,)
         force = checked(self.field(time, *seen, *args), Kick(1.0), x)
         mass, damping = numbers
@@ -42,12 +44,12 @@ class Joined(WrappedField):
 
     def join(self, x: Tensor, v: Tensor) -> Tensor:
         """One tensor of both."""
-        return torch.cat([x, v], -1) if self.whole else torch.stack([x, v])
+        return torch.cat([x, v], -1) if self.whole else torch.stack([x, v], -1)
 
     def parts(self, y: Tensor) -> State:
         """Position and velocity."""
         if not self.whole:
-            return y[0], y[1]
+            return y[..., 0], y[..., 1]
         d = y.shape[-1] // 2
         return y[..., :d], y[..., d:]
 
@@ -82,7 +84,7 @@ class Form(NamedTuple):
             system = system.replace(field)
         if system.first_order:
             return cls(system.field, x, problem.args, twice, first)
-        joined = Joined(system, x.ndim > 0)
+        joined = Joined(system, x.ndim > 1)
         numbers = system.mass, system.damping
         args = (numbers, *problem.args)
         return cls(joined, joined.join(x, v), args, joined.parts, joined.join)

@@ -18,7 +18,6 @@ ODE Solver for PyTorch", 2022, section 3 (a step size for each sample).
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +25,7 @@ from torch import Tensor
 
 from .. import checks
 from ..gradients.checkpoint import in_segments
-from .adaptive import derivative, time_of
-from .embedded import Embedded
+from .adaptive import each_sample, time_of
 from .event_search import (
     ImplicitTime,
     column,
@@ -62,6 +60,8 @@ class Stretch(NamedTuple):
         Which event functions change their sign in the next step.
     upper : Tensor
         Length of that step.
+    aim : int
+        Towards which requested time that step goes.
     """
 
     nodes: list[Tensor]
@@ -70,6 +70,7 @@ class Stretch(NamedTuple):
     states: list[State]
     fired: Tensor
     upper: Tensor
+    aim: int
 
 
 @dataclass
@@ -81,11 +82,10 @@ class Walk(Pace):
     def retrace(self, grid: Tensor, keep: Sequence[int], state: State) -> list[State]:
         """The states at ``keep`` again, with their gradients."""
         wanted = [k for k in dict.fromkeys(keep) if k > 0]
-        whole = isinstance(self.how, (Splitting, Embedded))
         if not wanted:
             found = []
-        elif whole and not self.how.takes_velocity:
-            found = self.run(grid, wanted, state, self.route)
+        elif self.stride.whole:
+            found = self.stride.run(grid, wanted, state, self.route)
         else:
             found = self.step_again(grid, wanted, state)
         known = dict(zip(wanted, found, strict=True)) | {0: state[:2]}
@@ -99,6 +99,7 @@ class Walk(Pace):
             pieces = self.route.options.get("segments") or math.sqrt(size)
             size = max(1, math.ceil(size / pieces))
         works = [steps[k : k + size] for k in range(0, len(steps), size)]
+        stride = self.stride  # also when a backward pass takes the steps again
 
         def segment(work: list[int], x: Tensor, v: Tensor) -> Any:
             now, states = (x, v, None), []
@@ -106,14 +107,14 @@ class Walk(Pace):
                 begin = grid[..., k]
                 if isinstance(self.how, Splitting):
                     both = grid[..., k : k + 2]
-                    now = (*self.run(both, [1], now, self.route)[0], None)
+                    now = (*stride.run(both, [1], now, self.route)[0], None)
                 else:
-                    now, _ = self.step(begin, grid[..., k + 1] - begin, now)
+                    now, _ = stride.step(begin, grid[..., k + 1] - begin, now)
                 states += [now[:2]] if k + 1 in keep else []
             return states, now[:2]
 
         if self.route.name == "checkpoint":
-            return list(in_segments(segment, works, state[:2], self.core.field))
+            return list(in_segments(segment, works, state[:2], stride.field))
         return segment(steps, *state[:2])[0]
 
     # -- Events: what event_search asks for ----------------------------------------
@@ -127,14 +128,19 @@ class Walk(Pace):
 
     def event(self, t: Tensor, state: State) -> Tensor:
         """The event functions, ``(*batch, k)``."""
-        x, v = self.leave(state[0]), self.leave(state[1])
-        if self.core.first_order:
-            v = slope(self.core, t, x, self.problem.args)
-        return self.events.value(t, x, v)
+        return self.events.value(t, *self.outside(t, state))
+
+    def outside(self, t: Tensor, state: State) -> State:
+        """Position and velocity, the latter f(t, x) of a first-order system."""
+        x, v = self.stride.leave(state)
+        if self.stride.core.first_order:
+            v = slope(self.stride.core, t, x, self.problem.args)
+        return x, v
 
     def flow(self, state: State, t: Tensor, **_: Any) -> State:
-        """One step from the first to the second of two times."""
-        return self.step(t[..., 0], t[..., 1] - t[..., 0], (*state[:2], None))[0][:2]
+        """Part of a step, from the first to the second of two times."""
+        h = t[..., 1] - t[..., 0]
+        return self.stride.part(t[..., 0], h, state, self.whole)
 
     def after(self, state: State, t: Tensor, length: Any) -> Tensor:
         """The event functions after one step of some length."""
@@ -157,11 +163,12 @@ class Walk(Pace):
 
     @torch.no_grad()
     def search(self, state: State, now: Tensor, i: int) -> Stretch | None:
-        """Steps from here through the requested times, until an event.
+        """Steps from here through the requested times, until an event or a breakpoint.
 
         None where samples have failed, which are then left out.
         """
         state, now = tuple(part.detach() for part in state), now.detach()
+        self.stride = self.stride.within(self.grid, self.broken, i)
         nodes: list[Tensor] = [now]
         keep: list[int] = []
         goals: list[int] = []
@@ -180,15 +187,17 @@ class Walk(Pace):
                 if goal == i + 1:
                     return None
                 states.append(before[:2])
-                return Stretch(nodes, keep, goals, states, fired & False, upper)
+                return Stretch(nodes, keep, goals, states, fired & False, upper, goal)
             nodes += more
             goals += [goal] * len(more)
             if bool(fired.any()):
                 break
             keep.append(len(nodes) - 1)
             states.append(state[:2])
+            if self.broken and self.broken[goal]:
+                break
         states.append(state[:2])
-        return Stretch(nodes, keep, goals, states, fired, upper)
+        return Stretch(nodes, keep, goals, states, fired, upper, goal)
 
     def advance(self, state: State, now: Tensor, goal: int) -> Any:
         """Steps to a requested time, or into an event."""
@@ -201,11 +210,12 @@ class Walk(Pace):
             count = torch.ones_like(left) if size is None else left / size
             count = (count * (1 - 16 * torch.finfo(left.dtype).eps)).ceil()
             self.lengths = left / count.clamp(min=1)
+            self.stride.check(self.lengths)
         while bool(todo.any()):
             rest = target - now
             tried = torch.where(todo, self.propose(rest), 0.0)
             until = torch.where(tried == rest, target, now + tried)
-            new, error = self.step(now, until - now, state)
+            new, error = self.stride.step(now, until - now, state)
             fine = self.judge(error, state, new, tried, now, todo)
             hit = fired & False
             if self.events is not None:
@@ -248,10 +258,9 @@ class Walk(Pace):
             self.control.check(start)
             with torch.no_grad():
                 clock = [float(t.reshape(-1)[0]) for t in (self.t[0], self.t[-1])]
-                slopes = partial(derivative, self.core, self.pull)
-                force = self.pull(self.pull_time(now.detach()), start[0])
+                force = self.stride.pull(self.pull_time(now.detach()), start[0])
                 h = self.control.first or first_step(
-                    self.control, slopes, (*start, force), clock
+                    self.control, self.stride.slopes, (*start, force), clock
                 )
             self.lengths = self.lengths + h
         elif self.options.step_size is not None:
@@ -263,16 +272,17 @@ class Walk(Pace):
 
     def pull_time(self, t: Tensor) -> Tensor:
         """A time as fields see it."""
-        return time_of(column(t, self.problem.x) if t.ndim else t, self.problem.x)
+        return time_of(each_sample(t, self.problem.x), self.problem.x)
 
     def follow(
         self, path: Stretch, state: State, now: Tensor
     ) -> tuple[list[State], Tensor]:
         """The states of a stretch and the times of its nodes, with their gradients."""
         grid = torch.stack(path.nodes, -1)
+        self.whole = torch.where(path.fired.any(-1), path.upper, 1.0)
         if not torch.is_grad_enabled():
             return path.states, grid
-        if now.requires_grad or self.problem.t.requires_grad:
+        if now.requires_grad or self.grid.requires_grad:
             moved = now - now.detach()
             columns, begin, shift = [grid[..., 0] + moved], path.nodes[0], moved
             for k, goal in enumerate(path.goals, 1):
@@ -284,6 +294,11 @@ class Walk(Pace):
                 later = torch.where(end.detach().isfinite(), end - end.detach(), 0.0)
                 columns.append(grid[..., k] + (1 - part) * shift + part * later)
             grid = torch.stack(columns, -1)
+            if path.goals and path.aim != path.goals[-1]:
+                begin, shift = path.nodes[-1], columns[-1] - path.nodes[-1]
+            # A step is as long as the way to its goal, over a number.
+            way = self.t[path.aim] - begin - shift
+            self.whole = self.whole * (way / way.detach()).nan_to_num(1.0)
         later = self.way * (self.stopped - path.nodes[-1]) > 0
         fine = (self.status < FAILED) | later
         if not bool(fine.all()):

@@ -10,21 +10,17 @@ Reference: Lienen, Günnemann, "torchode: A Parallel ODE Solver for PyTorch", 20
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..gradients import Gradient, backprop
-from ..plan import Record
+from ..gradients import Gradient
+from ..plan.grid import merge
 from ..systems.problem import Problem
-from .adaptive import Adaptive, Pull
-from .embedded import Embedded
 from .method import Options
-from .splitting import Splitting
 from .step_size import GROW, SAFETY, SHRINK
-from .tolerances import ratios, relative_size, rounding_check, tolerances
+from .stride import stride_of
 
 State = Any  # (x, v), or (x, v, force) between the steps of a pair
 DONE, EVENT, FAILED, STEPS, STUCK = range(5)
@@ -44,7 +40,7 @@ class Pace:
 
     Parameters
     ----------
-    how : Splitting or Adaptive
+    how : Splitting, Adaptive or Coupled
     problem : Problem
     route : Gradient
     options : Options
@@ -64,56 +60,26 @@ class Pace:
 
     def __post_init__(self) -> None:
         """Prepare what stays the same."""
-        x = self.problem.x
-        exact = isinstance(self.how, Splitting)
-        core, self.enter, self.leave = self.problem.system.in_modes(x, exact)
-        self.watched = self.problem.monitor.watch(core.field)
-        self.core = core.replace(self.watched)
-        self.batch: Any = x.shape[:1] if self.per_sample else ()
-        clock = self.problem.t.double()
+        problem, t, self.broken = self.problem, self.problem.t, list[bool]()
+        self.keep = list(range(t.shape[-1]))
+        if problem.breakpoints is not None:
+            t, self.keep, self.broken = merge(t, problem.breakpoints)
+        self.stride = stride_of(self.how, problem).within(t, self.broken, 0)
+        self.batch: Any = problem.x.shape[:1] if self.per_sample else ()
+        self.grid, clock = t, t.double()
         self.t = [clock[..., i].expand(self.batch) for i in range(clock.shape[-1])]
         spans = clock.detach()[..., -1] - clock.detach()[..., 0]
         self.way = -1.0 if bool((spans < 0).any()) else 1.0
-        zero = torch.zeros(self.batch, dtype=torch.float64, device=x.device)
+        zero = torch.zeros(self.batch, dtype=torch.float64, device=problem.x.device)
         self.accepted, self.rejected = zero.long(), zero.long()
         self.status = torch.full_like(self.accepted, DONE)
         self.going = torch.ones_like(zero, dtype=torch.bool)
-        self.previous, self.lengths = zero + 1, zero
-        self.sign = self.soon = torch.zeros((*self.batch, 0), device=x.device)
+        self.previous, self.lengths, self.whole = zero + 1, zero, zero + 1
+        self.sign = self.soon = torch.zeros((*self.batch, 0), device=zero.device)
         self.first = torch.zeros_like(self.going)
         self.ended = self.latest = torch.full_like(self.accepted, -1)
         self.since = self.stopped = zero
-        self.control: Any = None
-        if isinstance(self.how, Adaptive):
-            rtol, atol = tolerances(self.options, x)
-            size = relative_size(rtol, atol, self.leave, self.options.norm)
-            check = rounding_check(rtol, atol, x)
-            self.control = self.how.controller(core, size, check, self.options)
-            self.error = partial(ratios, rtol=rtol, atol=atol, leave=self.leave)
-            self.pull = Pull(self.watched, self.problem.args)
-            self.step = self.how.stepper(self.core, x, self.pull)
-        else:
-            self.step = self.fixed_step
-
-    def fixed_step(self, t: Tensor, h: Tensor, state: State) -> tuple[State, None]:
-        """One step of a splitting."""
-        states = self.run(torch.stack([t, t + h], -1), [1], state, backprop)
-        return (*states[-1], None), None
-
-    def run(
-        self, grid: Tensor, keep: Sequence[int], state: State, route: Gradient
-    ) -> list[State]:
-        """The states at some nodes of a grid of times, by a gradient route."""
-        table = self.how.table if isinstance(self.how, Embedded) else self.how
-        counts, like = [1] * (grid.shape[-1] - 1), state[0]
-        plan = Splitting.compile(
-            table, self.core, grid, counts, like, self.problem.gamma
-        )
-        at, moves = iter(range(1, len(counts) + 1)), []
-        for move in plan:
-            if not isinstance(move, Record) or next(at) in keep:
-                moves.append(move)
-        return route.run(tuple(moves), self.watched, *state[:2], self.problem.args)
+        self.control = self.stride.control(self.options)
 
     def propose(self, rest: Tensor) -> Tensor:
         """The next step of each sample, with its sign."""
@@ -139,7 +105,7 @@ class Pace:
         if self.control is None:
             self.accepted = self.accepted + todo
             return todo
-        size = self.sizes(self.error(error, state[:2], new[:2]))
+        size = self.sizes(self.stride.errors(error, state[:2], new[:2]))
         fine = todo & (size <= 1)
         k = self.control.order
         change = SAFETY * size ** (-0.7 / k) * self.previous ** (0.4 / k)

@@ -48,17 +48,6 @@ def tolerances(options: Options, like: Tensor) -> tuple[Any, Any]:
     )
 
 
-def one_number(options: Options, name: str) -> Options:
-    """The options, or an error where the entries have tolerances of their own."""
-    for key in ("rtol", "atol"):
-        if not isinstance(getattr(options, key), (float, type(None))):
-            raise ValueError(
-                f"`{key}` must be one number for {name!r}; entries of so.ADAPTIVE "
-                "take tolerances of each entry of the state"
-            )
-    return options
-
-
 def relative_size(
     rtol: Any, atol: Any, leave: Callable[[Tensor], Tensor] = same, norm: Any = None
 ) -> Callable[..., float]:

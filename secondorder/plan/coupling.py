@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .flows import to_state_dtype
+from .flows import per_interval, to_state_dtype
 from .grid import divide, into_steps
 from .moves import Mix, Move, Plan, Record, Shear, with_times
 from .runge_kutta import RungeKutta
@@ -38,7 +38,7 @@ def coupled_plan(
     share : float
         λ.
     t : Tensor
-        Times ``(n,)``; may require gradients.
+        Times ``(n,)``, or ``(batch, n)`` for per-sample grids; may require gradients.
     counts : list of int
         Steps in each of the n − 1 intervals.
     like : Tensor
@@ -55,10 +55,11 @@ def coupled_plan(
     """
     t, h = divide(t, counts, like)
     times = stage_times(base, t, h, counts, like, broken)
-    sizes: Sequence[Any] = h.unbind() if h.requires_grad else h.tolist()
+    sizes: Sequence[Any] = per_interval(h, like)
     asked = [True] * len(counts) if records is None else records
-    mix, plan = Mix(share), list[Move]()
-    for size, count, recorded in zip(sizes, counts, asked, strict=True):
+    plan = list[Move]()
+    mixes = mixings(share, h, like)
+    for mix, size, count, recorded in zip(mixes, sizes, counts, asked, strict=True):
         there = Shear(size, base=base)
         back = Shear(-size, base=base, sign=-1.0, velocity=True)
         step: list[Move] = [mix, there, back]
@@ -66,6 +67,16 @@ def coupled_plan(
         if recorded:
             plan.append(Record())
     return with_times(plan, times)
+
+
+def mixings(share: float, h: Tensor, like: Tensor) -> list[Mix]:
+    """The mixing of each interval; samples whose steps have length 0 are not mixed."""
+    still = (h.detach() == 0).reshape(len(h), -1)
+    waiting = still.any(1).tolist() if h.ndim > 1 else [False] * len(h)
+    mix, weights = Mix(share), torch.full_like(h.detach(), share).to(like)
+    weights = weights.masked_fill((h.detach() == 0).to(like.device), 1.0)
+    pairs = zip(weights, waiting, strict=True)
+    return [Mix(weight) if waits else mix for weight, waits in pairs]
 
 
 def stage_times(
@@ -76,17 +87,22 @@ def stage_times(
     like: Tensor,
     broken: Sequence[bool] | None,
 ) -> Tensor:
-    """Times of the stages ``(2 · steps, s)``, there and back by turns."""
+    """Times of the stages ``(2 · steps, s)``, there and back by turns.
+
+    Of per-sample grids ``(2 · steps, s, batch, 1, ...)``.
+    """
+    samples = [1] * (t.ndim - 1)
 
     def column(values: Sequence[float]) -> Tensor:
         each = torch.tensor(values, dtype=torch.float64, device=t.device)
-        return each.reshape(-1, 1, 1)
+        return each.reshape(-1, 1, 1, *samples)
 
     places = [(i, k) for i, count in enumerate(counts) for k in range(count)]
     index = torch.tensor([i for i, _ in places], dtype=torch.long, device=t.device)
     nodes = torch.tensor(base.nodes, dtype=torch.float64, device=t.device)
-    passed = column([k for _, k in places]) + torch.stack([nodes, 1 - nodes])
-    begin, size = (part[index].reshape(-1, 1, 1) for part in (t[:-1], h))
+    parts = torch.stack([nodes, 1 - nodes]).reshape(2, -1, *samples)
+    passed = column([k for _, k in places]) + parts
+    begin, size = (part[index].unsqueeze(1).unsqueeze(1) for part in (t[:-1], h))
     times = to_state_dtype((begin + passed * size).flatten(0, 1), like)
     kind = torch.promote_types(like.dtype, torch.float32).to_real()
     times = times.to(like.device, kind)  # what a field makes of it is no wider

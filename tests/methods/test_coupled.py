@@ -130,6 +130,31 @@ def test_shapes_and_dtypes(shape, dtype):
             assert slope.shape == shape and bool(slope.isfinite().all())
 
 
+@pytest.mark.parametrize("shape", [(2, 1), (2,)])
+@pytest.mark.parametrize("gradient", ["backprop", "checkpoint", "reversible"])
+def test_samples_may_have_times_of_their_own(shape, gradient):
+    """Each as alone; one waits at its end, by steps of length 0."""
+    x0 = torch.tensor([0.5, 1.2], dtype=D).reshape(shape).requires_grad_()
+    t = torch.tensor([[0.0, 0.5, 1.0, 1.0], [1.0, 0.7, 0.6, 0.1]], dtype=D)
+    t.requires_grad_()
+    system = so.Acceleration(lambda t, x, v: torch.cos(t) - x - 0.3 * v**3)
+
+    def solve(x, t):
+        how = {"method": "coupled_rk4", "step_size": 0.05, "gradient": gradient}
+        return so.odeint(system, (x, None), t, **how)
+
+    x, v = solve(x0, t)
+    assert torch.equal(x[3, 0], x[2, 0]) and torch.equal(v[3, 0], v[2, 0])
+    grads = torch.autograd.grad(x.sum() + v[-1].sin().sum(), [x0, t])
+    # Alone, a sample takes fewer steps, so they agree to the error of these, h⁴.
+    for k, times in enumerate((t[:1], t[1:])):
+        y, w = solve(x0[k : k + 1], times)
+        torch.testing.assert_close(x[:, k], y[:, 0], rtol=0, atol=1e-6)
+        own = torch.autograd.grad(y.sum() + w[-1].sin().sum(), [x0, t])
+        torch.testing.assert_close(grads[0][k], own[0][k], rtol=0, atol=1e-5)
+        torch.testing.assert_close(grads[1][k], own[1][k], rtol=0, atol=1e-5)
+
+
 def test_breakpoints_keep_the_order():
     def jump(t, x):
         return torch.where(t < 0.5, 1.0, -3.0) * torch.ones_like(x) + 0 * x
@@ -235,9 +260,6 @@ def test_what_is_no_method_is_refused():
         so.RungeKutta(1, stages=(), weights=(0.9,))
     with pytest.raises(ValueError, match="`companion` must have"):
         so.RungeKutta(1, stages=(), weights=(1.0,), companion=(0.5, 0.25, 0.25))
-    with pytest.raises(ValueError, match="per-sample grids"):
-        so.odeint(van_der_pol(1), (torch.ones(2, 1), None), T.expand(2, -1),
-                  method="coupled_rk4")  # fmt: skip
     with pytest.raises(ValueError, match="belongs to torchdiffeq's solvers"):
         so.odeint(van_der_pol(1), (torch.ones(2, 1), None), T, method="coupled_rk4",
                   gradient="adjoint")  # fmt: skip

@@ -11,8 +11,9 @@ import secondorder as so
 
 D = torch.float64
 ROUTES = ("backprop", "checkpoint", "reversible")
-METHODS = ["verlet", "blanes_moan4", *so.ADAPTIVE]
-THREE = ("verlet", "adaptive", "rkn8")
+METHODS = ["verlet", "blanes_moan4", *so.ADAPTIVE, *so.COUPLED]
+ADAPTIVE = [*so.ADAPTIVE, "coupled_dopri5"]
+SOME = ("verlet", "adaptive", "rkn8", "coupled_rk4", "coupled_dopri5")
 
 
 def tensor(*values):
@@ -21,9 +22,15 @@ def tensor(*values):
 
 def steps(method, size=0.1, tol=1e-9):
     """How a method is to choose its steps."""
-    if method in so.METHODS:
+    if method in so.METHODS or method in ("coupled_heun2", "coupled_rk4"):
         return {"method": method, "step_size": size}
     return {"method": method, "rtol": tol, "atol": tol}
+
+
+def routes(method):
+    """The gradients of a method."""
+    table = so.METHODS | so.ADAPTIVE | so.COUPLED
+    return [route for route in ROUTES if route in table[method].gradients]
 
 
 def falling():
@@ -69,7 +76,7 @@ def test_the_twelfth_impact_of_a_bouncing_ball_in_one_call(method):
     assert torch.equal(again.t, sol.events.t)
 
 
-@pytest.mark.parametrize("method", THREE)
+@pytest.mark.parametrize("method", SOME)
 def test_the_restitution_is_found_from_the_times_of_impacts(method):
     seen = impacts(1.0, 0.7, 3)
     r = tensor(0.6).requires_grad_()
@@ -85,10 +92,7 @@ def test_the_restitution_is_found_from_the_times_of_impacts(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_pass_through_bounces_by_every_route(method):
-    kind = so.METHODS.get(method) or so.ADAPTIVE[method]
-    for route in ROUTES:
-        if route not in kind.gradients:
-            continue
+    for route in routes(method):
         h, r = tensor(1.0).requires_grad_(), tensor(0.8).requires_grad_()
         sol = bounce(method, h, r, 4, gradient=route)
         found = torch.autograd.grad(sol.events.t[-1] + sol.v[-1].sum(), [h, r])
@@ -107,7 +111,9 @@ class Force(nn.Module):
         return -self.stiffness * torch.sin(x) + 0.3 * torch.cos(t)
 
 
-@pytest.mark.parametrize("method", ["blanes_moan4", "adaptive", "rkn8"])
+@pytest.mark.parametrize(
+    "method", ["blanes_moan4", "adaptive", "rkn8", "coupled_rk4", "coupled_dopri5"]
+)
 @pytest.mark.parametrize("each", [False, True])
 def test_gradients_are_those_of_finite_differences(method, each):
     field, level = Force(), tensor(0.2).requires_grad_()
@@ -128,16 +134,16 @@ def test_gradients_are_those_of_finite_differences(method, each):
         sol = so.odeint(
             so.SecondOrder(field, 0.8), (x, v), t, event_fn=wall, max_events=2,
             on_event=lambda t, x, v: (x + 0.01 * t.reshape(-1, 1), -0.9 * v),
-            per_sample=each, gradient=route, **steps(method, tol=tol),
+            # No span is a multiple of the step: their number does not change with t.
+            per_sample=each, gradient=route, **steps(method, 0.097, tol),
         )  # fmt: skip
         weights = torch.tensor([1.0, 2.0], dtype=D)[:, None]
         return (weights * sol.x).square().sum() + sol.v[-1].sum() + sol.events.t.sum()
 
     generator = torch.Generator().manual_seed(0)
     ways = [torch.randn(w.shape, generator=generator, dtype=D) for w in wanted]
-    kind = so.METHODS.get(method) or so.ADAPTIVE[method]
     slopes = []
-    for route in (r for r in ROUTES if r in kind.gradients):
+    for route in routes(method):
         found = torch.autograd.grad(loss(route), wanted)
         pairs = zip(found, ways, strict=True)
         slopes.append(sum((g * w).sum().item() for g, w in pairs))
@@ -153,7 +159,7 @@ def test_gradients_are_those_of_finite_differences(method, each):
     assert slopes == pytest.approx([slopes[0]] * len(slopes), rel=1e-9)
 
 
-@pytest.mark.parametrize("method", THREE)
+@pytest.mark.parametrize("method", SOME)
 def test_each_sample_bounces_for_itself(method):
     h = torch.tensor([[0.1], [1.0], [3.0], [30.0]], dtype=D, requires_grad=True)
     sol = bounce(method, h, most=None, end=3.0, per_sample=True)
@@ -172,7 +178,7 @@ def test_each_sample_bounces_for_itself(method):
     torch.testing.assert_close(slopes, exact, rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("method", THREE)
+@pytest.mark.parametrize("method", SOME)
 def test_samples_end_at_events_of_their_own(method):
     h = torch.tensor([[0.5], [2.0], [30.0]], dtype=D)
     sol = so.odeint(
@@ -188,7 +194,7 @@ def test_samples_end_at_events_of_their_own(method):
     torch.testing.assert_close(sol.v[..., 0].mT, -exact, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("method", THREE)
+@pytest.mark.parametrize("method", SOME)
 def test_directions_records_and_several_events(method):
     spring = so.Newton(lambda t, x: -x)
     start = tensor(0.0), tensor(1.0)  # x = sin t
@@ -226,7 +232,7 @@ def test_directions_records_and_several_events(method):
     assert sol.events.index.tolist() == [1, 1, 0]
 
 
-@pytest.mark.parametrize("method", THREE)
+@pytest.mark.parametrize("method", SOME)
 @pytest.mark.parametrize("r", [0.5, 0.0])
 def test_a_ball_at_rest_neither_hangs_nor_falls_through(method, r):
     with pytest.raises(RuntimeError, match="`max_events`"):
@@ -239,11 +245,10 @@ def test_a_ball_at_rest_neither_hangs_nor_falls_through(method, r):
     assert sol.x[-1].isnan().all() and not sol.x[0].isnan().any()
 
 
-@pytest.mark.parametrize("method", so.ADAPTIVE)
+@pytest.mark.parametrize("method", [*ADAPTIVE, "coupled_rk4"])
 @pytest.mark.parametrize("horizon", [None, 9.0])
-def test_adaptive_methods_solve_until_an_event(method, horizon):
-    kind = so.ADAPTIVE[method]
-    for route in (r for r in ROUTES if r in kind.gradients):
+def test_methods_solve_until_an_event(method, horizon):
+    for route in routes(method):
         for each in (False, True):
             h = torch.tensor([[0.5], [2.0]][: 1 + each], dtype=D, requires_grad=True)
             start = tensor(0.25)[0].requires_grad_()
@@ -262,7 +267,7 @@ def test_adaptive_methods_solve_until_an_event(method, horizon):
 
 
 def test_time_runs_backwards_and_velocities_may_be_what_happens():
-    for method in THREE:
+    for method in SOME:
         sol = so.odeint(
             so.Newton(lambda t, x: -x), (tensor(0.0), tensor(1.0)), tensor(0.0, -9.0),
             event_fn=lambda t, x, v: v[0], **steps(method, 0.01),
@@ -300,7 +305,7 @@ def mixed(omega, per_sample, method="rkn8", tol=1e-6, times=(0.0, 1.0, 2.0), **h
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", so.ADAPTIVE)
+@pytest.mark.parametrize("method", ADAPTIVE)
 def test_a_fast_sample_is_as_exact_among_slow_ones_as_alone(method):
     omega = torch.cat([tensor(30.0), torch.linspace(0.5, 1.5, 31, dtype=D)])
     with torch.no_grad():
@@ -320,12 +325,11 @@ def test_a_fast_sample_is_as_exact_among_slow_ones_as_alone(method):
     assert (x[..., 0] - exact).abs().max() < 2e-3
 
 
-@pytest.mark.parametrize("method", so.ADAPTIVE)
+@pytest.mark.parametrize("method", ADAPTIVE)
 def test_samples_with_steps_of_their_own_have_the_gradients_of_samples_alone(method):
     omega = tensor(1.0, 5.0, 0.3).requires_grad_()
-    kind = so.ADAPTIVE[method].gradients
     found = []
-    for route in (r for r in ROUTES if r in kind):
+    for route in routes(method):
         sol = mixed(omega, True, method, 1e-9, gradient=route)
         found.append(torch.autograd.grad(sol.x[-1].sum(), omega)[0])
         # cos(2ω)' is −2 sin(2ω)
@@ -335,7 +339,7 @@ def test_samples_with_steps_of_their_own_have_the_gradients_of_samples_alone(met
         torch.testing.assert_close(found[-1], found[0], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", so.ADAPTIVE)
+@pytest.mark.parametrize("method", ADAPTIVE)
 def test_one_sample_that_fails_does_not_end_the_batch(method):
     omega, x = tensor(1.0, 2.0, 3.0), torch.ones(3, 1, dtype=D)
     x[1] = math.nan
@@ -382,7 +386,7 @@ def test_samples_may_have_times_of_their_own():
 @pytest.mark.parametrize("shape", [(0, 2), (1, 2), (3,), (2, 1, 2)])
 def test_batches_of_any_shape(shape):
     x = torch.full(shape, 0.5, dtype=D, requires_grad=True)
-    for method in so.ADAPTIVE:
+    for method in ADAPTIVE:
         sol = so.odeint(
             so.SecondOrder(lambda t, x: -torch.sin(x), 0.5), (x, None), [0.0, 1.0],
             method=method, per_sample=True,
@@ -405,7 +409,6 @@ WRONG = [
     ),
     ({**BALL, "on_event": [None, None]}, ValueError, "one .* for each of the 1"),
     ({**BALL, "method": "dopri5"}, ValueError, "odeint_event"),
-    ({**BALL, "breakpoints": [1.0]}, ValueError, "`breakpoints`"),
     ({"per_sample": True, "method": "verlet"}, ValueError, "fixed"),
     ({"event_fn": lambda t, x, v: x}, ValueError, r"shape \(\) or \(k,\)"),
 ]
@@ -416,3 +419,116 @@ def test_what_cannot_be_right_is_refused(how, error, text):
     how = {"method": "rkn8"} | how
     with pytest.raises(error, match=text):
         so.odeint(falling(), (torch.ones(2, 2, dtype=D), None), tensor(0.0, 9.0), **how)
+
+
+# -- Breakpoints, and copies that wait ------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("each", [False, True])
+def test_a_force_may_jump_on_the_way_to_an_event(method, each):
+    """Gravity grows from 1 to 3 at τ: h = t²/2 + (t − τ)² where the ball lands."""
+    tau = tensor(0.75).requires_grad_()
+
+    def pull(t, x):
+        return -torch.where(t < tau.detach(), 1.0, 3.0) * torch.ones_like(x)
+
+    heights = tensor(0.1, 1.0, 3.0)[:, None] if each else tensor(1.0)[None]
+    for route in routes(method):
+        sol = so.odeint(
+            so.Newton(pull), (heights, None), tensor(0.0, 0.4, 5.0), event_fn=floor,
+            per_sample=each, breakpoints=tau, gradient=route, **steps(method, 0.3),
+        )  # fmt: skip
+        h, s = heights[:, 0], tau
+        late = (2 * s + (6 * h - 2 * s * s).clamp(min=0).sqrt()) / 3
+        exact = torch.where((2 * h).sqrt() < s, (2 * h).sqrt(), late)
+        found = sol.events.t[0]
+        torch.testing.assert_close(
+            found, exact if each else exact[0], rtol=1e-12, atol=0
+        )
+        (slope,) = torch.autograd.grad(found.sum(), tau, retain_graph=True)
+        (wanted,) = torch.autograd.grad(exact.sum(), tau)
+        torch.testing.assert_close(slope, wanted, rtol=1e-9, atol=1e-12)
+    if not each:  # both sides of the jump, between the times
+        x, v = sol(tensor(0.7, 0.8))
+        torch.testing.assert_close(v[:, 0, 0], tensor(-0.7, -0.9), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_a_force_may_jump_for_samples_with_steps_of_their_own(method):
+    omega = tensor(1.0, 3.0)[:, None]
+
+    def field(t, x):
+        return torch.where(t < 1.0, 0.0, -1.0) * omega**2 * x
+
+    start = torch.ones(2, 1, dtype=D), torch.ones(2, 1, dtype=D)
+    sol = so.odeint(
+        so.Newton(field), start, tensor(0.0, 2.0), method=method, rtol=1e-9, atol=1e-9,
+        breakpoints=[1.0], per_sample=True,
+    )  # fmt: skip
+    swing = torch.arange(1, 11, dtype=D)[:, None, None] / 10  # after 1
+    exact = 2 * torch.cos(omega * swing) + torch.sin(omega * swing) / omega
+    torch.testing.assert_close(sol.x[1], exact[-1], rtol=0, atol=1e-6)
+    x, _ = sol(torch.cat([tensor(0.5), 1 + swing.flatten()]))
+    torch.testing.assert_close(x[0], torch.full_like(x[0], 1.5), rtol=1e-12, atol=0)
+    torch.testing.assert_close(x[1:], exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", so.COUPLED)
+def test_copies_that_wait_for_others_stay_as_they_are(method):
+    """A sample among others takes the steps that it takes alone."""
+    omega = tensor(0.5, 1.3, 7.0)[:, None]
+    system = so.Acceleration(lambda t, x, v, w: (1 - x * x) * v - w * w * x)
+
+    def solve(w, route):
+        one = torch.ones_like(w)
+        return so.odeint(
+            system, (2 * one, 0 * one), tensor(0.0, 1.0, 3.0), gradient=route,
+            event_fn=floor, on_event=lambda t, x, v: (x, 0.9 * v), per_sample=True,
+            args=(w,), **steps(method, 0.05, 1e-6) | first,
+        )  # fmt: skip
+
+    # The first step is guessed for the batch as a whole.
+    first = {"first_step": 0.01} if method == "coupled_dopri5" else {}
+    for route in ROUTES:
+        x = solve(omega, route).x
+        alone = torch.cat([solve(w, route).x for w in omega.split(1)], 1)
+        close = 0.0 if route == "backprop" else 1e-11
+        torch.testing.assert_close(x, alone, rtol=close, atol=close)
+
+
+def test_the_period_of_a_limit_cycle():
+    """Van der Pol at μ = 5: 11.6122306677, and how it grows with μ."""
+    mu = tensor(5.0).requires_grad_()
+    pol = so.Acceleration(lambda t, x, v, mu: mu * (1 - x * x) * v - x)
+    rise = so.Event(lambda t, x, v: x[0], direction=1, terminal=False)
+    grown = []
+    for route in ("backprop", "reversible"):
+        sol = so.odeint(
+            pol, (tensor(2.0), None), tensor(0.0, 30.0), event_fn=rise, args=(mu,),
+            max_events=2, gradient=route, **steps("coupled_dopri5", tol=1e-7),
+        )  # fmt: skip
+        period = sol.events.t[1] - sol.events.t[0]
+        assert period.item() == pytest.approx(11.6122306677, abs=1e-5)
+        grown.append(torch.autograd.grad(period, mu)[0].item())
+    assert grown[1] == pytest.approx(grown[0], rel=1e-6)
+
+
+def test_first_order_systems_have_events():
+    """ẋ = −x falls below 1/2 after ln 2x, and is sent up again."""
+    x0 = torch.tensor([[1.0], [3.0]], dtype=D, requires_grad=True)
+    for method in ("coupled_rk4", "coupled_dopri5"):
+        for route in ROUTES:
+            sol = so.odeint(
+                so.FirstOrder(lambda t, x: -x), x0, tensor(0.0, 4.0), per_sample=True,
+                event_fn=lambda t, x, v: x[:, 0] + v[:, 0] * 0 - 0.5, gradient=route,
+                on_event=lambda t, x, v: (x - v, v), **steps(method, 0.01),
+            )  # fmt: skip
+            exact = torch.log(2 * x0[:, 0])
+            torch.testing.assert_close(sol.events.t[0], exact, rtol=0, atol=1e-9)
+            steps_between = sol.events.t[1] - sol.events.t[0]
+            torch.testing.assert_close(
+                steps_between.detach(), tensor(2.0, 2.0).log(), rtol=0, atol=1e-9
+            )
+            (slope,) = torch.autograd.grad(sol.events.t[1].sum(), x0)
+            torch.testing.assert_close(slope, 1 / x0.detach(), rtol=1e-8, atol=0)
