@@ -80,8 +80,8 @@ def odeint_event(
     reverse_time : bool, default False
         Solve backwards in time.
     method : str or Method, default "verlet"
-        A fixed-step method, an adaptive one, or one of torchdiffeq's, whose own
-        ``odeint_event`` is then used.
+        A fixed-step method, an adaptive or a coupled one, or one of torchdiffeq's,
+        whose own ``odeint_event`` is then used.
     step_size : float
         The step; required by the fixed-step methods.  Two sign changes within one step,
         also of an adaptive method, are not seen.
