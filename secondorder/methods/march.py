@@ -298,7 +298,10 @@ class Walk(Pace):
                 begin, shift = path.nodes[-1], columns[-1] - path.nodes[-1]
             # A step is as long as the way to its goal, over a number.
             way = self.t[path.aim] - begin - shift
-            self.whole = self.whole * (way / way.detach()).nan_to_num(1.0)
+            plain = way.detach()
+            moves = plain.isfinite() & (plain != 0)
+            longer = torch.where(moves, way, 1.0) / torch.where(moves, plain, 1.0)
+            self.whole = self.whole * longer
         later = self.way * (self.stopped - path.nodes[-1]) > 0
         fine = (self.status < FAILED) | later
         if not bool(fine.all()):
