@@ -312,10 +312,11 @@ class Coupled:
         def step(t: Tensor, h: Tensor, state: Any) -> Any:
             y, z, _ = state
             push, error = self.pushed(pull, t, h, z)
-            y = self.share * y + (1 - self.share) * z + push
-            if not h.ndim and not bool(y.detach().isfinite().all()):
-                return (y, z, None), (error,)  # it will be rejected
-            return (y, z - self.pushed(pull, t + h, -h, y, False)[0], None), (error,)
+            new = self.share * y + (1 - self.share) * z + push
+            # Fields meet no NaN; the device is not asked, the error will reject the step.
+            met = torch.where(new.detach().isfinite(), new, y)
+            back, _ = self.pushed(pull, t + h, -h, met, False)
+            return (new, z - back, None), (error,)
 
         return step
 
