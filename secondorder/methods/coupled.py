@@ -313,7 +313,7 @@ class Coupled:
             y, z, _ = state
             push, error = self.pushed(pull, t, h, z)
             new = self.share * y + (1 - self.share) * z + push
-            # Fields meet no NaN; the device is not asked, the error will reject the step.
+            # Fields meet no NaN; nobody asks the device: the error rejects the step.
             met = torch.where(new.detach().isfinite(), new, y)
             back, _ = self.pushed(pull, t + h, -h, met, False)
             return (new, z - back, None), (error,)
