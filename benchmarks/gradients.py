@@ -4,7 +4,7 @@
 
 For an MLP, a convolution with BatchNorm and a transformer layer, at depth 10, 100 and
 1000: process time of one forward and backward pass as a ratio to plain backprop
-(medians of alternating repetitions in one process after a warm-up), peak memory
+(the least of alternating repetitions in one process after a warm-up), peak memory
 (growth of the resident set during a pass in a child process, gradients of the weights
 included, which backprop allocates as it frees activations; Linux), and the relative
 error of the gradient against float64 backprop.  The goal is the row `wide`,
@@ -18,7 +18,6 @@ import ctypes
 import gc
 import json
 import multiprocessing
-import statistics
 import time
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def passes(net, x):
 
 
 def times(case, depth, repetitions):
-    """Median process time of each route, in seconds, runs of the routes alternating."""
+    """Least process time of each route, in seconds, runs of the routes alternating."""
     blocks, shape = blocks_of(case, depth), CASES[case][1][depth]
     x = torch.randn(shape, requires_grad=True)
     nets = {route: network(route, blocks) for route in ROUTES}
@@ -125,7 +124,7 @@ def times(case, depth, repetitions):
             passes(nets[route], x)
             if repetition:  # the first one warms up
                 seconds[route].append(time.process_time() - start)
-    return {route: statistics.median(s) for route, s in seconds.items()}
+    return {route: min(s) for route, s in seconds.items()}
 
 
 def errors(case, depth):
@@ -198,6 +197,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="depth up to 40")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--depth", nargs="+", type=int, help="only these depths")
     parser.add_argument("--out", type=Path, default=Path("figures"))
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args()
@@ -205,7 +205,8 @@ def main():
     rows = []
     for case in options.only:
         shapes = CASES[case][1]
-        for depth in (d for d in shapes if d <= (40 if options.quick else 1000)):
+        wanted = options.depth or [d for d in shapes if d <= 40 or not options.quick]
+        for depth in (d for d in shapes if d in wanted):
             memory = {route: peak(case, depth, route) for route in present()}
             count = max(3, options.repetitions // (1 + depth // 500))
             seconds, wrong = times(case, depth, count), errors(case, depth)
