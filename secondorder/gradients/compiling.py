@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..monitor import WrappedField, owner_of
 from ..plan.rows import Unpackable
 from .chunks import float_backward, float_forward, grid_backward, grid_forward
-from .replay import autocast_state
+from .precision import autocast_state
 
 MOST = 64  # kinds of calls of one function that are known
 STRANGER = (

@@ -18,7 +18,8 @@ from ..plan.moves import Kick, force
 from .arguments import CHANGED, Leaves, contents_of
 from .cotangents import Graph
 from .integers import Integers
-from .replay import RandomStates, autocast_again, without_saved_tensor_hooks
+from .precision import autocast_again
+from .replay import RandomStates, without_saved_tensor_hooks
 from .tape import Step
 from .usable import refuse_untracked
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..checks import Number
 from ..plan.moves import Kick, checked, nudged
 from .integers import Integers
+from .precision import autocast_again
 from .tape import Step
 
 ATEN: Any = torch.ops.aten
@@ -247,6 +248,8 @@ class Layered:
         Gradients of the parameters so far, by their ids.
     last : sequence of int
         The moves of the forces that are kept for the way back.
+    autocast : tuple or None
+        The precision of the way out, as ``autocast_state`` saw it.
     """
 
     leaves: Any = None  # it has none
@@ -258,6 +261,7 @@ class Layered:
         self.chains: dict[int, Chain] = {}
         self.found: Found = {}
         self.last: Sequence[int] = ()
+        self.autocast: Any = None
         self.kept: dict[int, Any] = {}
 
     @contextmanager
@@ -289,7 +293,7 @@ class Layered:
             value, kept, again = trace.kept[step.origin]
             return LayeredGraph(value, kick, self.chain(kick), kept, again, self)
 
-        with torch.no_grad():
+        with torch.no_grad(), autocast_again(self.autocast):
             yield evaluate
 
     def take_kept(self) -> dict[int, Any]:

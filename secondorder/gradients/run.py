@@ -22,7 +22,8 @@ from .fixed_point import FixedPoint, exponent, fingerprint, power_above, unit_of
 from .forces import Watched
 from .integers import Integers, Packed
 from .layers import Layered
-from .replay import RandomStates, Weights, autocast_state
+from .precision import autocast_state
+from .replay import RandomStates, Weights
 from .tape import KICK, RECORD, Tape, compile_tape
 from .usable import BEYOND, UNFAITHFUL, check_usable
 
@@ -107,7 +108,7 @@ class Run:
             or (self.numbers and any(map(wants_gradient, nested)))
         ):  # fmt: skip
             return None
-        layered.last = self.last_forces()
+        layered.last, layered.autocast = self.last_forces(), self.autocast
         return layered
 
     def compile(self, x: Tensor) -> Tape:

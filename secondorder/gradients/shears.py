@@ -32,7 +32,8 @@ from .fixed_point import (
 )
 from .forces import node_number
 from .integers import NAN, RANGE, Packed, factor_of
-from .replay import RandomStates, autocast_again, without_saved_tensor_hooks
+from .precision import autocast_again
+from .replay import RandomStates, without_saved_tensor_hooks
 from .run import SMALL, Field, Run, Trace
 from .tape import Steps, Tape
 from .usable import refuse_untracked

@@ -187,6 +187,21 @@ def test_a_class_that_was_patched_is_run_as_it_is(monkeypatch):
     assert not plain(field)
 
 
+def test_autocast_around_the_backward_pass_changes_nothing():
+    torch.manual_seed(0)
+    net, x = so.MomentumNet([mlp(), mlp()]), torch.randn(3, 4)
+
+    def gradients(around):
+        net.zero_grad()
+        loss = net(x).square().sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            loss.backward()
+        return [p.grad for p in net.parameters()]
+
+    pairs = zip(gradients(True), gradients(False), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_graphs_that_are_kept_are_there():
     torch.manual_seed(0)
     blocks, x = [mlp() for _ in range(4)], torch.randn(3, 4)
