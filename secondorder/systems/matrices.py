@@ -1,13 +1,16 @@
-"""Learned matrices of mass and damping: M⁻¹ by Cholesky, C ẋ as a force.
+"""Matrices without modes of their own: M⁻¹ by Cholesky, C ẋ and K x as forces.
 
     M ẍ + C ẋ = F(t, x)   as   ẍ = a(t, x, ẋ) = M⁻¹(F(t, x) − C ẋ)
 
 Eigenvectors of repeated eigenvalues have no gradient, so a learned matrix is not
 brought to its modes: M⁻¹ is two triangular solves by the Cholesky factor, M = L Lᵀ,
 whose gradients are finite.  Without damping a depends on x alone, and every method
-takes it.  Beside a learned matrix, C may have an antisymmetric (gyroscopic) part.
+takes it.  The same holds where M, C and K share no modes: their flow mixes x and v of
+all coordinates, which no shears of whole vectors undo.  C may have an antisymmetric
+(gyroscopic) part, and K a circulatory one.
 
-Reference: Golub & Van Loan, "Matrix Computations", 4th ed., section 4.2.
+References: Golub & Van Loan, "Matrix Computations", 4th ed., section 4.2; Caughey &
+O'Kelly, J. Appl. Mech. 32 (1965), 583-588, for when modes are shared.
 """
 
 from collections.abc import Callable
@@ -58,21 +61,49 @@ def solve(factor: Tensor, force: Tensor) -> Tensor:
 
 
 def needs_force(mass: Any, damping: Any, stiffness: Any) -> bool:
-    """Whether there are no modes to take, since a matrix is learned."""
-    if any(isinstance(n, Positive) and n.matrix for n in (mass, damping)):
-        if stiffness is not None:
-            raise ValueError(
-                "`stiffness` cannot stand beside a learned matrix, which is not "
-                "brought to modes; put −K x into `force`"
-            )
+    """Whether there are no modes to take: learned matrices, or such as share none."""
+    numbers = {"mass": mass, "damping": damping, "stiffness": stiffness}
+    now = {name: shape(value) for name, value in numbers.items()}
+    if any(is_matrix(now[n]) and is_learned(value) for n, value in numbers.items()):
         return True
-    return False
+    if not is_matrix(now["stiffness"]) and not (
+        stiffness is not None and any(map(is_matrix, now.values()))
+    ):
+        return is_matrix(now["damping"]) and not is_symmetric(now["damping"])
+    return not share_modes(**now)
+
+
+def share_modes(mass: Any, damping: Any, stiffness: Any) -> bool:
+    """Whether one change of coordinates diagonalises M, C and K.
+
+    It does for symmetric ones where C M⁻¹ K = K M⁻¹ C (Caughey & O'Kelly 1965).
+    """
+    numbers = {"mass": mass, "damping": damping, "stiffness": stiffness}
+    size = max(len(v) for v in numbers.values() if is_matrix(v))
+    m, c, k = (check_matrix(v, name, size) for name, v in numbers.items())
+    if not all(map(is_symmetric, (m, c, k))):
+        return not is_symmetric(m)  # which no way is open to: let the modes say so
+    product = c @ torch.linalg.solve(m, k)
+    scale = torch.linalg.matrix_norm(product)
+    return bool(((product - product.mT).abs() <= 1e-9 * scale).all())
+
+
+def is_symmetric(value: Tensor) -> bool:
+    """Whether a matrix equals its transpose to rounding."""
+    return torch.allclose(value, value.mT, rtol=1e-12, atol=0)
+
+
+def is_learned(value: Any) -> bool:
+    """Whether a number has a gradient."""
+    return isinstance(value, Positive) or (
+        isinstance(value, Tensor) and value.requires_grad
+    )
 
 
 def check_matrices(mass: Any, damping: Any) -> tuple[Any, Any]:
     """Mass and damping as they are kept, or an error that names the one."""
-    size = max(len(v) for v in map(shape, (mass, damping)) if is_matrix(v))
     pairs = {"mass": mass, "damping": damping}
+    size = max((len(v) for v in map(shape, pairs.values()) if is_matrix(v)), default=0)
     for name, value in pairs.items():
         now = shape(value)
         if is_matrix(now) and len(now) != size:

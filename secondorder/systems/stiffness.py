@@ -40,7 +40,7 @@ class Restored(WithNumbers):
     def forward(self, t: Tensor, x: Tensor, *args: Any) -> Tensor:
         """Evaluate the whole force."""
         k = in_dtype(self.stiffness, x)
-        return self.force(t, x, *args) - (x @ k if is_matrix(k) else k * x)
+        return self.force(t, x, *args) - (x @ k.mT if is_matrix(k) else k * x)
 
 
 def split(field: Any) -> tuple[Any, Any]:

@@ -141,8 +141,6 @@ def test_what_is_no_such_matrix_is_refused():
             so.Positive(bad)
     with pytest.raises(ValueError, match="`epsilon` is a learned matrix"):
         so.SecondOrder(force, so.Positive(M))
-    with pytest.raises(ValueError, match="`stiffness` cannot stand beside"):
-        so.Newton(force, so.Positive(M), stiffness=1.0)
     with pytest.raises(ValueError, match="`damping` must be positive semidefinite in"):
         so.Newton(force, so.Positive(M), -C)
     with pytest.raises(ValueError, match=r"`mass` is \(2, 2\) beside \(3, 3\)"):

@@ -115,15 +115,72 @@ def test_a_learned_stiffness_has_the_right_gradient(gradient, damping):
     torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8)
 
 
-def test_other_modes_are_refused():
-    k, c = torch.tensor([[2.0, 1], [1, 2]]), torch.diag(torch.tensor([1.0, 2.0]))
-    with pytest.raises(ValueError, match="`stiffness` has other modes"):
-        so.Newton(lambda t, x: -x, damping=c, stiffness=k)
+M2 = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=D)
+K2 = torch.tensor([[9.0, 1.0], [1.0, 4.0]], dtype=D)
+TURN = torch.tensor([[0.0, 1.5], [-1.5, 0.0]], dtype=D)
+APART = {
+    "damping": (1.0, torch.tensor([0.5, 1.0], dtype=D), K2),
+    "mass and damping": (M2, 0.2 * torch.ones(2, 2, dtype=D), K2),
+    "gyroscopic": (M2, 0.3 * M2 + TURN, K2),
+    "gyroscopic, no stiffness": (1.0, TURN, None),
+    "circulatory": (M2, 0.3, K2 + TURN),
+    "learned": (so.Positive(M2), 0.3, K2),
+}
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "reversible"])
+@pytest.mark.parametrize("kind", APART)
+def test_matrices_without_common_modes_are_forces(kind, gradient):
+    """By the coupled methods, undone exactly, against the exponential of the block."""
+    mass, damping, stiffness = APART[kind]
+    system = so.Newton(lambda t, x: 0 * x, mass, damping, stiffness)
+    m, c, k = (
+        part if part.ndim == 2 else torch.diag(part.expand(2))
+        for part in (
+            torch.as_tensor(0.0 if n is None else n, dtype=D)
+            for n in (M2 if kind == "learned" else mass, damping, stiffness)
+        )
+    )
+    zero, eye = torch.zeros(2, 2, dtype=D), torch.eye(2, dtype=D)
+    rows = torch.cat([zero, eye], 1), torch.linalg.solve(m, torch.cat([-k, -c], 1))
+    wanted = torch.matrix_exp(torch.cat(rows))
+    x0, v0 = (noise(3, 2, seed=s).to(D).requires_grad_() for s in (1, 2))
+    how = {"method": "coupled_dopri5", "rtol": 1e-8, "atol": 1e-8}
+    x, v = so.odeint(system, (x0, v0), [0.0, 1.0], gradient=gradient, **how)
+    start, end = torch.cat([x0, v0], 1), torch.cat([x[-1], v[-1]], 1)
+    torch.testing.assert_close(end, start @ wanted.mT, rtol=1e-6, atol=1e-6)
+    (slope,) = torch.autograd.grad(x[-1, :, 0].sum(), v0)
+    torch.testing.assert_close(slope[0], wanted[0, 2:], rtol=1e-5, atol=1e-5)
+    for method in ("verlet", "adaptive6"):  # never without the damping between
+        with pytest.raises(ValueError, match="takes a velocity"):
+            so.odeint(system, (x0, v0), [0.0, 1.0], method=method)
+
+
+@pytest.mark.parametrize("method", ["blanes_moan4", "adaptive6", "scipy_Radau"])
+def test_without_damping_every_method_takes_them(method):
+    """Flutter: a circulatory K, and a K that is learned."""
+    k = (K2 + TURN).requires_grad_(method == "blanes_moan4")
+    system = so.Newton(lambda t, x: 0 * x, stiffness=k)
+    start = torch.tensor([1.0, -0.5], dtype=D), None
+    root = torch.linalg.eig(k.detach())
+    cosines = torch.diag(torch.cos(root.eigenvalues.sqrt() * 2))
+    flow = (root.eigenvectors @ cosines @ torch.linalg.inv(root.eigenvectors)).real
+    stepped = {"step_size": 0.02} if method in so.METHODS else {"rtol": 1e-8}
+    with torch.set_grad_enabled(method == "blanes_moan4"):
+        x, _ = so.odeint(system, start, [0.0, 2.0], method=method, **stepped)
+    torch.testing.assert_close(x[-1], flow @ start[0], rtol=1e-5, atol=1e-5)
+    if k.requires_grad:
+        assert torch.autograd.grad(x[-1].sum(), k)[0].abs().min() > 0
+
+
+def test_what_is_no_stiffness_is_refused():
     with pytest.raises(ValueError, match="`stiffness` must be finite"):
         so.Newton(lambda t, x: -x, stiffness=torch.tensor(math.nan))
     wide = so.Newton(lambda t, x: -x, stiffness=torch.ones(3))
     with pytest.raises(ValueError, match="`stiffness`"):
         so.odeint(wide, (torch.ones(2, 1), None), [0.0, 1.0])
+    with pytest.raises(ValueError, match="must be a finite"):
+        so.Newton(lambda t, x: -x, M2, 0.1, torch.eye(3))
 
 
 def test_a_forcing_and_the_states_between_see_the_same_equation():
