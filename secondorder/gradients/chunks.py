@@ -72,7 +72,7 @@ def evaluate(
     """The force of a row (…, time, inner) at x."""
     count = len(inputs.names)
     weights = dict(zip(inputs.names, learned[:count], strict=True))
-    weights |= dict(zip(inputs.layered, own, strict=True))
+    weights.update(zip(inputs.layered, own, strict=True))
     leaves = list(inputs.args)
     for place, value in zip(inputs.places, learned[count:], strict=True):
         leaves[place] = value

@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
 
 from ..monitor import MonitoredField
 from ..plan.rows import Unpackable
 from .chunks import Holder
-from .survey import Survey
+from .survey import Survey, has_any_global_hook
 
 # What layers of ``layers.LAYERS`` are made of besides weights.
 SETTINGS = (

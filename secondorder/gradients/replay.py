@@ -277,7 +277,8 @@ class RandomStates:
 @contextmanager
 def without_saved_tensor_hooks() -> Iterator[None]:
     """Keep the caller's saved-tensor hooks away from graphs that live a moment."""
-    if torch._C._autograd._top_saved_tensors_default_hooks(False) is None:
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    if top is not None and top(False) is None:  # before torch 2.7 nobody tells
         yield
         return
     # detach: handing back the tensor itself would tie a result to its own graph node.

@@ -12,13 +12,19 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook as has_any_global_hook
+from torch.nn.modules import module as every_module
 
 from ..monitor import WrappedField, modules_of, owner_of
 from .layers import FORWARDS
 
 Field = Callable[..., Tensor]
+KINDS = ("forward", "forward_pre", "backward", "backward_pre")
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
+
+
+def has_any_global_hook() -> bool:
+    """Whether hooks are registered that run at every call of any module."""
+    return any(getattr(every_module, f"_global_{kind}_hooks") for kind in KINDS)
 
 
 def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:

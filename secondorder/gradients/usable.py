@@ -81,7 +81,9 @@ def check_usable(
             '`gradient="reversible"` cannot run inside torch.func transforms (grad, '
             'vmap, jvp); use gradient="backprop" there'
         )
-    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+    # before torch 2.7 there is no is_exporting
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    if torch.jit.is_tracing() or exporting():
         raise RuntimeError(
             '`gradient="reversible"` cannot be traced or exported; use '
             'gradient="backprop" for the exported model'

@@ -169,7 +169,7 @@ class WithNumbers(nn.Module):
     def check_numbers(self) -> None:
         """Raise for learned numbers that have left their range, or are stale."""
         for module in modules_of(self):
-            sources = vars(module).get("_sources")
+            sources = module.__dict__.get("_sources")
             for name, source in sources.items() if sources else ():
                 check_fresh(getattr(module, name, None), name, source)
         for name in ("epsilon", "mass", "damping"):

@@ -104,7 +104,7 @@ class Stack(MomentumNet):
             if not -count <= index < count:
                 raise IndexError(f"index {index} is out of range for {count} blocks")
             return Layer(self, index % count)
-        chosen = range(*index.indices(count))
+        chosen = range(count)[index]
         return self if chosen == range(count) else self.part(chosen)
 
     def part(self, chosen: Sequence[int]) -> "Stack":
