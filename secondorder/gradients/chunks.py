@@ -5,7 +5,7 @@
 
 Each is one loop, torch's ``scan``, whose body takes CHUNK rows: what is compiled serves
 any number of rows.  Rows are those of ``plan/rows.py``, followed by the time and the
-nested kick; the grid's are followed by the factor of positions.  ``own`` are the
+nested kick; the grid's are those of ``tables.GridTable``.  ``own`` are the
 weights that each row has for itself, where rows are layers (``layers.py``).
 """
 
@@ -18,6 +18,7 @@ from torch._higher_order_ops import scan
 from torch.func import functional_call, vjp
 
 from ..monitor import WrappedField
+from .integers import RANGE
 
 
 class Holder(WrappedField):
@@ -49,6 +50,8 @@ class Inputs(NamedTuple):
         Names of the weights that each row has for itself.
     layered_learned : int
         How many of these, the first, want a gradient.
+    numbers : bool
+        Whether the numbers in the rows want one.
     """
 
     learned: list[Tensor]
@@ -59,17 +62,18 @@ class Inputs(NamedTuple):
     nested: bool
     layered: tuple[str, ...] = ()
     layered_learned: int = 0
+    numbers: bool = False
 
 
 def evaluate(
     holder: nn.Module,
     inputs: Inputs,
-    row: Tensor,
+    clock: Tensor,
     x: Tensor,
     learned: Sequence[Tensor],
     own: Sequence[Tensor],
 ) -> Tensor:
-    """The force of a row (…, time, inner) at x."""
+    """The force at x, by the time of a row and its nested kick."""
     count = len(inputs.names)
     weights = dict(zip(inputs.names, learned[:count], strict=True))
     weights.update(zip(inputs.layered, own, strict=True))
@@ -77,10 +81,10 @@ def evaluate(
     for place, value in zip(inputs.places, learned[count:], strict=True):
         leaves[place] = value
     args = formed(inputs.form, leaves)
-    when = row[-2]
+    when, inner = clock.unbind()
     f = functional_call(holder, weights, (when, x, *args))
     if inputs.nested:
-        nudged = x + row[-1] * f
+        nudged = x + inner * f
         f = functional_call(holder, weights, (when, nudged, *args))
     return f.to(x.dtype)
 
@@ -103,25 +107,31 @@ def float_forward(
     v: Tensor,
     marks: bool,
 ) -> tuple[Tensor, ...]:
-    """The last state, the places of the forces, and the states in between."""
+    """The last state, the places of the forces, and the states in between.
+
+    Where numbers are learned, the velocities before the forces follow the places.
+    """
 
     def chunk(state: Any, given: Any) -> Any:
         x, v = state
         rows, *own = given
-        places, xs, vs = [], [], []
+        kept: tuple[list[Tensor], ...] = [], [], [], []
+        places, felt, xs, vs = kept
         for n, row in enumerate(rows.unbind()):
             d0, c1, k1, d1, r, c2, k2 = row[:7].unbind()
             x = x + d0 * v
             places.append(x)
-            f = evaluate(holder, inputs, row, x, inputs.learned, [o[n] for o in own])
+            felt.append(v)
+            mine = [o[n] for o in own]
+            f = evaluate(holder, inputs, row[7:], x, inputs.learned, mine)
             v = c1 * v + k1 * f
             x = x + d1 * v
-            if marks:
-                xs.append(x)
-                vs.append(r * v)
+            xs.append(x)
+            vs.append(r * v)
             v = c2 * v + k2 * f
-        kept = (places, xs, vs) if marks else (places,)
-        return (x, v), tuple(torch.stack(k) for k in kept)
+        wanted = (True, inputs.numbers, marks, marks)
+        pairs = zip(kept, wanted, strict=True)
+        return (x, v), tuple(torch.stack(k) for k, wants in pairs if wants)
 
     state, kept = scan(chunk, (x, v), (rows, *own))
     return *state, *kept
@@ -133,24 +143,29 @@ def float_backward(
     rows: Tensor,
     own: tuple[Tensor, ...],
     state: tuple[Tensor, ...],
-    places: Tensor,
+    kept: tuple[Tensor, ...],
     seen: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Cotangents back, the forces evaluated again where they were evaluated."""
-    count = len(own)
+    count, ends = len(own), len(own) + len(kept)
 
     def chunk(state: Any, given: Any) -> Any:
-        rows, places, *more = given
-        own, seen, parts = more[:count], more[count:], []
+        rows, *more = given
+        own, kept, seen = more[:count], more[count:ends], more[ends:]
+        parts = []
         for n in reversed(range(len(rows))):
-            _, pull = value_and_pull(
-                holder, inputs, rows[n], places[n], [o[n] for o in own]
-            )
-            state, part = pull_row(rows[n], pull, state, [s[n] for s in seen])
+            mine = [o[n] for o in own]
+            f, pull = value_and_pull(holder, inputs, rows[n], kept[0][n], mine)
+            felt = None
+            if inputs.numbers:
+                v = kept[1][n]
+                felt = f, v, rows[n, 1] * v + rows[n, 2] * f
+            state, part = pull_row(rows[n], pull, state, [s[n] for s in seen], felt)
             parts.append(part)
         return state, row_parts(parts, rows)
 
-    state, parts = scan(chunk, state, (rows, places, *own, *seen), reverse=True)
+    given = rows, *own, *kept, *seen
+    state, parts = scan(chunk, state, given, reverse=True)
     return *state, *parts
 
 
@@ -166,10 +181,14 @@ def value_and_pull(
     """The force at x, and its pull-back to x and to what is learned."""
     count = inputs.layered_learned
 
-    def force(x: Tensor, learned: Sequence[Tensor], mine: Sequence[Tensor]) -> Tensor:
-        return evaluate(holder, inputs, row, x, learned, [*mine, *own[count:]])
+    def force(
+        x: Tensor, learned: Sequence[Tensor], mine: Sequence[Tensor], *clock: Tensor
+    ) -> Tensor:
+        when = clock[0] if clock else row[7:]
+        return evaluate(holder, inputs, when, x, learned, [*mine, *own[count:]])
 
-    return cast(Any, vjp(force, x, list(inputs.learned), list(own[:count])))
+    clock = [row[7:]] if inputs.numbers else []
+    return cast(Any, vjp(force, x, list(inputs.learned), list(own[:count]), *clock))
 
 
 def pull_row(
@@ -177,19 +196,61 @@ def pull_row(
     pull: Callable[[Tensor], Any],
     state: tuple[Tensor, ...],
     seen: Sequence[Tensor],
+    felt: tuple[Tensor, ...] | None,
 ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-    """Cotangents of x, of v and of what is learned, back through one row; its own."""
+    """Cotangents back through one row: those that go on, and those of its own.
+
+    ``felt`` are the force and the velocities before and after its first kick, where
+    numbers are learned.
+    """
     d0, c1, k1, d1, r, c2, k2 = row[:7].unbind()
     gx, gv, *found = state
+    last, (one, two) = gv, seen or (torch.zeros_like(gx), torch.zeros_like(gv))
     push, gv = k2 * gv, c2 * gv
     if seen:
-        gx, gv = gx + seen[0], gv + r * seen[1]
+        gx, gv = gx + one, gv + r * two
+    after = gx
     gv = gv + d1 * gx
+    both = gv
     push, gv = push + k1 * gv, c1 * gv
-    moved, parts, mine = pull(push)
+    moved, parts, mine, *clock = pull(push)
     gx = gx + moved
     found = [a + b for a, b in zip(found, parts, strict=True)]
+    if felt is not None:
+        f, v0, v1 = felt
+        pairs = (gx, v0), (both, v0), (both, f), (after, v1), (two, v1), (last, v1), (last, f)  # fmt: skip  # noqa: E501
+        numbers = torch.stack([(a * b).sum() for a, b in pairs])
+        mine = [*mine, torch.cat([numbers, *clock])]
     return (gx, gv + d0 * gx, *found), mine
+
+
+def added(
+    number: Tensor, value: Tensor, factor: Any, left: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """An integer and ``round(value · factor)``, and where int64 was ever left."""
+    change = torch.round(value.to(torch.float64) * factor)
+    if number.dtype == torch.float64:
+        return number + change, left
+    # As in ``integers.py``: a force that is not finite adds nothing, which is noted.
+    change = torch.nan_to_num(change, 0.0, 0.0, 0.0)
+    number = number + change.to(torch.int64)
+    if left is not None:
+        left = left | (number.abs() >= RANGE) | (change.abs() >= RANGE)
+    return number, left
+
+
+def position(x: Tensor, scale: Tensor, unit: Sequence[Tensor], like: Tensor) -> Tensor:
+    """A position from its integer; the factor is a power of two."""
+    for one in unit:
+        scale = scale * one
+    return x.to(like.dtype) * scale.to(like.dtype)
+
+
+def velocity(u: Tensor, scale: Tensor, unit: Sequence[Tensor], like: Tensor) -> Tensor:
+    """A velocity from its integer."""
+    for one in unit:
+        scale = scale * one
+    return (u.to(torch.float64) * scale).to(like.dtype)
 
 
 def grid_forward(
@@ -198,33 +259,45 @@ def grid_forward(
     rows: Tensor,
     grid: Tensor,
     own: tuple[Tensor, ...],
-    x: Tensor,
-    u: Tensor,
+    unit: tuple[Tensor, ...],
+    state: tuple[Tensor, ...],
     marks: bool,
 ) -> tuple[Tensor, ...]:
-    """The last state on integers, and the states in between as floats."""
+    """The last state on integers, and the states in between as floats.
+
+    ``unit`` is that of each element in int64, whose state is followed by where forces
+    were not finite and where the range was left; float64 has one unit, in ``grid``.
+    """
+    whole = bool(unit)
 
     def chunk(state: Any, given: Any) -> Any:
-        x, u = state
+        x, u, *noted = state
+        poison: Any = noted[0] if whole else None
+        left: Any = noted[1] if whole else None
         rows, grid, *own = given
         xs, vs = [], []
         for n in range(len(rows)):
-            d0, k1, d1, r, k2, scale = grid[n].unbind()
-            x = x + torch.round(u * d0)
-            place = x.to(rows.dtype) * scale.to(rows.dtype)
+            d0, k1, d1, r, k2, _, _, scale = grid[n].unbind()
+            x, left = added(x, u, d0, left)
+            place = position(x, scale, unit, rows)
+            place = place + poison if whole else place
             mine = [o[n] for o in own]
-            f = evaluate(holder, inputs, rows[n], place, inputs.learned, mine)
-            f = f.to(x.dtype)
-            u = u + torch.round(f * k1)
-            x = x + torch.round(u * d1)
+            f = evaluate(holder, inputs, rows[n, 7:], place, inputs.learned, mine)
+            if whole:
+                poison = poison + 0 * f
+                k1, k2 = k1 / unit[0], k2 / unit[0]
+            u, left = added(u, f, k1, left)
+            x, left = added(x, u, d1, left)
             if marks:
-                xs.append(x.to(rows.dtype) * scale.to(rows.dtype))
-                vs.append((u * r).to(rows.dtype))
-            u = u + torch.round(f * k2)
+                xs.append(position(x, scale, unit, rows))
+                vs.append(velocity(u, r, unit, rows))
+                if whole:
+                    xs[-1], vs[-1] = xs[-1] + poison, vs[-1] + poison
+            u, left = added(u, f, k2, left)
         kept = (torch.stack(xs), torch.stack(vs)) if marks else (rows[0, :1].clone(),)
-        return (x, u), kept
+        return (x, u, *((poison, left) if whole else ())), kept
 
-    state, kept = scan(chunk, (x, u), (rows, grid, *own))
+    state, kept = scan(chunk, state, (rows, grid, *own))
     return *state, *(kept if marks else ())
 
 
@@ -234,32 +307,42 @@ def grid_backward(
     rows: Tensor,
     grid: Tensor,
     own: tuple[Tensor, ...],
-    x: Tensor,
-    u: Tensor,
+    unit: tuple[Tensor, ...],
     state: tuple[Tensor, ...],
+    cotangents: tuple[Tensor, ...],
     seen: tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
-    """The state undone, and cotangents on the way."""
-    count = len(own)
+    """The state undone, and cotangents on the way; ``unit`` with the poison."""
+    count, whole = len(own), bool(unit)
+    units, poisons = unit[:1], unit[1:]
 
     def chunk(state: Any, given: Any) -> Any:
         x, u, *cotangents = state
         rows, grid, *more = given
         own, seen, parts = more[:count], more[count:], []
         for n in reversed(range(len(rows))):
-            d0, k1, d1, _, k2, scale = grid[n].unbind()
-            x = x - torch.round(u * d1)  # k₂ or d₁ is 0
-            place = x.to(rows.dtype) * scale.to(rows.dtype)
+            d0, k1, d1, _, k2, before, after, scale = grid[n].unbind()
+            x, _ = added(x, u, -d1)  # k₂ or d₁ is 0
+            place = position(x, scale, units, rows)
+            for poison in poisons:
+                place = place + poison
             mine = [o[n] for o in own]
             f, pull = value_and_pull(holder, inputs, rows[n], place, mine)
-            f = f.to(x.dtype)
-            u = u - torch.round(f * k2)
-            u = u - torch.round(f * k1)
-            x = x - torch.round(u * d0)
-            cotangents, part = pull_row(rows[n], pull, cotangents, [s[n] for s in seen])
+            if whole:
+                k1, k2 = k1 / unit[0], k2 / unit[0]
+            u, _ = added(u, f, -k2)
+            one = u
+            u, _ = added(u, f, -k1)
+            felt = None
+            if inputs.numbers:
+                v0 = velocity(u, before, units, rows)
+                felt = f, v0, velocity(one, after, units, rows)
+            x, _ = added(x, u, -d0)
+            marks = [s[n] for s in seen]
+            cotangents, part = pull_row(rows[n], pull, cotangents, marks, felt)
             parts.append(part)
         return (x, u, *cotangents), row_parts(parts, rows)
 
     given = rows, grid, *own, *seen
-    state, parts = scan(chunk, (x, u, *state), given, reverse=True)
+    state, parts = scan(chunk, (*state, *cotangents), given, reverse=True)
     return *state, *parts

@@ -28,6 +28,7 @@ from torch import Tensor
 from ..plan.moves import Plan
 from ..plan.rows import Unpackable
 from .compiling import CompileStats, CompileWarning, entry_of
+from .exact import ExactSolve
 from .gradient import Gradient
 from .solve import Solve
 from .usable import check_grads, outside_compiler
@@ -41,17 +42,18 @@ class CompiledSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: Solve, x: Tensor, v: Tensor, *inputs: Tensor) -> Any:
         """Run the rows."""
-        outputs, kept = solve.forward(x.detach().contiguous(), v.detach().contiguous())
+        outputs, kept = solve.there(x.detach().contiguous(), v.detach().contiguous())
         ctx.solve, ctx.kept, ctx.like = solve, kept, torch.empty_like(x)
-        solve.prove(kept, ctx.like, outputs)
+        solve.prove(kept, x, outputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs)  # autograd sees to it that they do not change
+        # Autograd sees to it that what is evaluated again has not changed.
+        ctx.save_for_backward(*inputs, *solve.fixed)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor | None) -> Any:
         """Pull the cotangents back."""
-        if ctx.solve.exact:
+        if isinstance(ctx.solve, ExactSolve):
             check_grads(outputs)
         elif torch.is_grad_enabled():
             raise RuntimeError(
@@ -60,7 +62,7 @@ class CompiledSolve(torch.autograd.Function):
             )
         _ = ctx.saved_tensors
         with torch.no_grad():
-            return None, *ctx.solve.backward(ctx.kept, ctx.like, outputs)
+            return None, *ctx.solve.pull(ctx.kept, ctx.like, outputs)
 
 
 @outside_compiler
@@ -82,13 +84,14 @@ def run_compiled(
         if any(value for value in options.values()):
             raise Unpackable(f"the options {[*options]} have no compiled form")
         with torch.no_grad():
-            solve = Solve(plan, field, x, v, args, eager.name == "reversible")
-        tracked = (x, v, *solve.inputs, *solve.own)
+            kind = ExactSolve if eager.name == "reversible" else Solve
+            solve = kind(plan, field, x, v, args)
+        tracked = (x, v, *solve.tracked)
         if torch.is_grad_enabled() and any(i.requires_grad for i in tracked):
             outputs = CompiledSolve.apply(solve, *tracked)
         else:
             with torch.no_grad():
-                outputs, _ = solve.forward(*(s.detach().contiguous() for s in (x, v)))
+                outputs, _ = solve.there(*(s.detach().contiguous() for s in (x, v)))
     except Unpackable as error:
         reason = str(error)
     except Exception as error:  # of a compiler that is missing, or of the field's own

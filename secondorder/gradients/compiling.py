@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..monitor import WrappedField, owner_of
 from ..plan.rows import Unpackable
+from ..systems.fields import Forced
 from .chunks import float_backward, float_forward, grid_backward, grid_forward
 from .precision import autocast_state
 
@@ -241,19 +242,19 @@ class Entry:
         self.probed: set[Any] = set()
         self.refused: dict[Any, str] = {}
 
-    def pair(self, exact: bool, *kind: Any) -> tuple[Compiled, Compiled]:
+    def pair(self, kind: str, *more: Any) -> tuple[Compiled, Compiled]:
         """The functions forward and backward of a kind of solve."""
-        if (exact, *kind) not in self.functions:
+        if (kind, *more) not in self.functions:
             both = (
-                (grid_forward, grid_backward)
-                if exact
-                else (float_forward, float_backward)
+                (float_forward, float_backward)
+                if kind == "float"
+                else (grid_forward, grid_backward)
             )
-            self.functions[(exact, *kind)] = (
+            self.functions[(kind, *more)] = (
                 Compiled(both[0], self.stats),
                 Compiled(both[1], self.stats),
             )
-        return self.functions[(exact, *kind)]
+        return self.functions[(kind, *more)]
 
 
 ENTRIES: "weakref.WeakKeyDictionary[Any, Entry]" = weakref.WeakKeyDictionary()
@@ -261,7 +262,7 @@ ENTRIES: "weakref.WeakKeyDictionary[Any, Entry]" = weakref.WeakKeyDictionary()
 
 def entry_of(field: Any) -> Entry:
     """What is compiled for a field, found by what lies inside its wrappers."""
-    while isinstance(field, WrappedField):
+    while isinstance(field, (WrappedField, Forced)):  # made anew for each solve
         field = field.field
     owner = owner_of(field)
     return ENTRIES.setdefault(field if owner is None else owner, Entry())

@@ -68,6 +68,13 @@ class Look(NamedTuple):
         """Whether the layout tells all that there is."""
         return self.survey.plain
 
+    @property
+    def fixed(self) -> list[Tensor]:
+        """Buffers, and parameters that are not learned."""
+        tables = (t for m in self.survey.modules for t in (m._parameters, m._buffers))
+        each = (t for table in tables for t in table.values() if t is not None)
+        return [t for t in each if not t.requires_grad]
+
     def names(self, known: dict[Any, tuple[str, ...]], field: Any) -> tuple[str, ...]:
         """The names of what is learned, in a ``Holder`` of the field."""
         if self.layout not in known:

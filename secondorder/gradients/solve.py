@@ -10,17 +10,11 @@ from ..plan.moves import Plan
 from ..plan.rows import Unpackable
 from .chunks import Holder, Inputs
 from .compiling import STRANGER, Compiled, check_state, entry_of, told
-from .fixed_point import fingerprint, unit_of
 from .look import Look
 from .replay import NotedBuffers, RandomStates
 from .stacking import Layers
-from .tables import bodies, grid_table_of, table_of
-from .usable import UNFAITHFUL, refuse_untracked
-
-ROUNDED = (
-    "With `compile=True` the compiler may also have rounded the field differently on "
-    "the way back: leave out `compile` for this field"
-)
+from .tables import bodies, table_of
+from .usable import refuse_untracked
 
 
 class Unfaithful(RuntimeError):
@@ -28,7 +22,7 @@ class Unfaithful(RuntimeError):
 
 
 class Solve:
-    """One compiled solve: rows on the device, inputs, functions.
+    """A compiled solve on floats: what it takes, runs and gives back.
 
     Raises
     ------
@@ -36,60 +30,69 @@ class Solve:
         If it cannot be compiled.
     """
 
-    def __init__(
-        self, plan: Plan, field: Any, x: Tensor, v: Tensor, args: Any, exact: bool
-    ) -> None:
+    kind = "float"  # of the functions that run it
+
+    def __init__(self, plan: Plan, field: Any, x: Tensor, v: Tensor, args: Any) -> None:
         check_state(x, v)
         self.table = table_of(plan, x.dtype, x.device)
-        self.entry, self.exact = entry_of(field), exact
+        self.entry = entry_of(field)
         layers = self.table.rows.layers
         rows = None if layers is None else Layers(field, layers)
-        field = field if rows is None else rows.block
+        self.field = field = field if rows is None else rows.block
         self.look = Look.of(field)
         self.own = [] if rows is None else rows.stacked()
         self.marked = self.table.marked
         leaves, form = flat(args)
+        own = apart(leaves)
         places = tuple(
             i for i, a in enumerate(leaves) if isinstance(a, Tensor) and a.requires_grad
         )
         shared = [] if self.own else self.look.learned
         self.inputs = [*shared, *(leaves[i] for i in places)]
+        learned = self.table.learned
+        self.tracked = [
+            *self.inputs,
+            *self.own,
+            *([] if learned is None else [learned]),
+        ]
         self.bound = Inputs(
-            [i.detach() for i in self.inputs],
-            tuple(a.detach() if isinstance(a, Tensor) else a for a in leaves),
+            [*(p.detach() for p in shared), *(own[i] for i in places)],
+            tuple(own),
             form,
             () if self.own else self.look.names(self.entry.names, field),
             places,
             self.table.nested,
             rows.names if rows else (),
             rows.learned if rows else 0,
+            learned is not None,
         )
+        fixed = (a for a in leaves if isinstance(a, Tensor) and not a.requires_grad)
+        self.fixed = [*fixed, *([] if self.own else self.look.fixed)]
         tensors = (x, v, *self.bound.learned, *self.bound.args, *self.own)
         kinds = tuple(map(told, tensors))
         mode = x.device, torch.are_deterministic_algorithms_enabled()
         self.key = None if None in kinds else (self.look.layout, mode, kinds, str(form))
-        self.field = field
-        if not self.look.plain:
-            self.probe(x, args)
-        kind = *self.bound[3:], self.marked
-        self.ahead, self.back = self.entry.pair(exact, *kind)
-        self.known = None if self.key is None else (exact, kind, self.key)
+        self.args = args
+        known = self.key is not None and self.key in self.entry.probed
+        self.asked = self.look.plain or not known
+        if not self.look.plain and not known:
+            self.probe(x)
+        self.prepare(plan, x, v)
+        kind = self.kind, *self.bound[3:], self.marked
+        self.ahead, self.back = self.entry.pair(*kind)
+        self.known = None if self.key is None else (kind, self.key)
         if self.known in self.entry.refused:
             raise Unpackable(self.entry.refused[self.known])
-        if exact:
-            self.prepare(plan, x, v)
 
-    def probe(self, x: Tensor, args: Sequence[Any]) -> None:
+    def probe(self, x: Tensor) -> None:
         """Evaluate the force once and see whether that leaves a trace."""
-        if self.key is not None and self.key in self.entry.probed:
-            return
         survey = self.look.survey
         random = RandomStates(x.device)
         noted = NotedBuffers([*survey.modules, *survey.hidden])
         versions = [b._version for *_, b, _ in noted.places]
         with torch.enable_grad():
             start = x.detach()
-            value = self.field(self.table.bodies[0, 0, 7], start, *args)
+            value = self.field(self.table.bodies[0, 0, 7], start, *self.args)
         if random.drawn_from():
             random.undo()
             raise Unpackable("its field draws random numbers")
@@ -104,74 +107,27 @@ class Solve:
         self.entry.probed.add(self.key)
 
     def prepare(self, plan: Plan, x: Tensor, v: Tensor) -> None:
-        """The grid: its resolution, and the rows as factors of integers."""
-        self.rows = grid_table_of(plan, self.table, x.dtype, x.device)
-        with torch.no_grad():
-            size = torch.maximum(x.abs(), self.rows.reach * v.abs())
-        unit = unit_of(size, False)
-        if unit.ndim or not bool(size.any()):
-            raise Unpackable("the grid has units per coordinate, or starts from zero")
-        self.unit = unit.item()
-        self.factors = self.rows.factors(self.unit)
+        """What else the functions need."""
 
     def run(self, function: Compiled, key: Any, *args: Any) -> Any:
         """Run a compiled function of the field."""
         return function(key, Holder(self.field), self.bound, *args)
 
-    def forward(self, x: Tensor, v: Tensor) -> tuple[list[Tensor], Any]:
-        """Run the rows; return the recorded states, and what the way back needs."""
-        key = self.key if self.look.plain else None
-        if not self.exact:
-            found, self.made = self.run(
-                self.ahead, key, self.table.bodies, self.rows_own(), x, v, self.marked
-            )
-            x, v, places, *kept = found
-            r = self.table.last
-            v = v if r == 1.0 or self.marked else r * v
-            return self.recorded([kept], x, v), places
-        rows, states, stack = self.rows, [], []
-        grid, q = rows.grid, self.unit
-        fx, fu = 2.0**grid.fx, 2.0**grid.fu
-        x, u = grid.load(x, fx / q), grid.load(v, fu / q)
-        begin = fingerprint(x, u)
-        for segment, body, factors in zip(
-            rows.segments, rows.rows, self.factors, strict=True
-        ):
-            own = self.rows_own(segment.start, segment.end)
-            for _ in range(segment.bytes):
-                u, low = grid.split(u, 8)
-                stack.append(low)
-            for _ in range(-segment.bytes):
-                u = grid.join(u, stack.pop() if stack else None, 8)
-            found, self.made = self.run(
-                self.ahead, key, body, factors, own, x, u, self.marked
-            )
-            x, u, *kept = found
-            states.append(kept)
-        end = grid.position(x, q / fx), grid.read(u, rows.read * q / fu)
-        return self.recorded(states, *end), (begin, x, u, stack)
-
-    def prove(self, kept: Any, like: Tensor, outputs: Sequence[Tensor]) -> None:
-        """Go the way back of what is newly compiled once, before anybody relies on it.
-
-        Raises
-        ------
-        Unpackable
-            If it does not lead back.
-        """
-        if self.made.proved:
-            return
-        try:
-            self.backward(kept, like, [torch.zeros_like(o) for o in outputs])
-        except Unfaithful as error:
-            raise Unpackable(
-                "the compiler rounds its field differently on the way back"
-            ) from error
-        self.made.proved = True
-
     def rows_own(self, start: int = 0, end: int | None = None) -> tuple[Tensor, ...]:
         """What rows have for themselves, as the compiled loop takes it."""
         return tuple(bodies(o.detach()[start:end]) for o in self.own)
+
+    def there(self, x: Tensor, v: Tensor) -> tuple[list[Tensor], Any]:
+        """Run the rows; return the recorded states, and what the way back needs."""
+        key = self.key if self.look.plain else None
+        found, self.made = self.run(
+            self.ahead, key, self.table.bodies, self.rows_own(), x, v, self.marked
+        )
+        x, v, *rest = found
+        count = 1 + self.bound.numbers
+        r = self.table.last
+        read = v if r == 1.0 or self.marked else r * v
+        return self.recorded([rest[count:]], x, read), (rest[:count], v)
 
     def recorded(self, states: Any, x: Tensor, v: Tensor) -> list[Tensor]:
         """Positions and velocities at the marks, in turns."""
@@ -181,8 +137,28 @@ class Solve:
         marks = self.table.rows.marks
         return [s for n in marks for s in (xs[n].clone(), vs[n].clone())]
 
-    def backward(self, kept: Any, like: Tensor, outputs: Any) -> tuple[Any, ...]:
-        """Cotangents of the start and of the inputs."""
+    def prove(self, kept: Any, x: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Go the way back of what is newly compiled once, before anybody relies on it.
+
+        Raises
+        ------
+        Unpackable
+            If it does not lead back.
+        """
+        if self.made.proved:
+            return
+        if not self.asked:  # attributes may have changed, which a key does not tell
+            self.probe(x)
+        try:
+            self.pull(kept, torch.empty_like(x), [torch.zeros_like(o) for o in outputs])
+        except Unfaithful as error:
+            raise Unpackable(
+                "the compiler rounds its field differently on the way back"
+            ) from error
+        self.made.proved = True
+
+    def pull(self, kept: Any, like: Tensor, outputs: Any) -> tuple[Any, ...]:
+        """Cotangents of the start and of what is tracked."""
         gx, gv = torch.zeros_like(like), torch.zeros_like(like)
         seen: tuple[Tensor, ...] = ()
         if self.marked:
@@ -199,50 +175,42 @@ class Solve:
             gv = gv if outputs[1] is None else (r * outputs[1]).contiguous()
         state = gx, gv, *map(torch.zeros_like, self.bound.learned)
         key = None if self.key is None else (self.made, self.key)
-        if self.exact:
-            return self.undone(key, kept, state, seen)
-        torch._dynamo.mark_dynamic(kept, 0)
-        rows, seen = self.table.bodies, tuple(bodies(s) for s in seen)
-        own = self.rows_own()
-        found, _ = self.run(self.back, key, rows, own, state, kept, seen)
-        return self.with_own(found[: len(state)], [found[len(state) :]])
-
-    def with_own(self, found: Any, parts: Any) -> Any:
-        """The cotangents, and those of what rows have for themselves, in whole."""
+        found, parts = self.returned(key, kept, state, seen)
         each = [torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True)]
         count = self.bound.layered_learned
-        return *found, *each[:count], *[None] * (len(self.own) - count)
+        rest: list[Any] = [*each[:count], *[None] * (len(self.own) - count)]
+        if self.bound.numbers:
+            if not self.marked and outputs[1] is not None:
+                each[-1][-1, 4] += (outputs[1] * self.last(kept)).sum()
+            rest.append(each[-1])
+        return *found, *rest
 
-    def undone(self, key: Any, kept: Any, state: Any, seen: Any) -> Any:
-        """The cotangents, once the rows are undone and the start is there again."""
-        begin, x, u, bytes = kept
-        alive = (x.isfinite() & u.isfinite()).reshape(
-            1, len(x) if x.ndim > 1 else 1, -1
-        )
-        alive, stack = alive.all(-1), list(bytes)
-        rows, count = self.rows, len(state)
-        parts: list[Any] = []
-        for n in reversed(range(len(rows.segments))):
-            segment = rows.segments[n]
-            both = segment.start, segment.end
-            marks = tuple(bodies(s[slice(*both)]) for s in seen)
-            given = rows.rows[n], self.factors[n], self.rows_own(*both)
-            (x, u, *found), _ = self.run(
-                self.back, key, *given, x, u, tuple(state), marks
-            )
-            state, part = found[:count], found[count:]
-            parts.insert(0, part)
-            for had in reversed(segment.moves):
-                if had == "push":
-                    u = rows.grid.join(u, stack.pop(), 8)
-                else:
-                    u, low = rows.grid.split(u, 8)
-                    if had == "pop":
-                        stack.append(low)
-        now, was = fingerprint(x, u) * alive, begin * alive
-        if bool((now != was).any().item()):
-            raise Unfaithful(f"{UNFAITHFUL}. {ROUNDED}")
-        return self.with_own(state, parts)
+    def last(self, kept: Any) -> Tensor:
+        """The last velocity before it is read."""
+        return cast(Tensor, kept[1])
+
+    def returned(self, key: Any, kept: Any, state: Any, seen: Any) -> tuple[Any, Any]:
+        """The cotangents at the start, and those of the rows' own by segments."""
+        places = tuple(kept[0])
+        for all_rows in places:
+            torch._dynamo.mark_dynamic(all_rows, 0)
+        marks = tuple(bodies(s) for s in seen)
+        rows, own = self.table.bodies, self.rows_own()
+        found, _ = self.run(self.back, key, rows, own, state, places, marks)
+        return found[: len(state)], [found[len(state) :]]
+
+
+def apart(leaves: Sequence[Any]) -> list[Any]:
+    """Arguments without graphs, no two of them in one storage."""
+    found: list[Any] = []
+    storages: set[int] = set()
+    for value in leaves:
+        if isinstance(value, Tensor):
+            value, at = value.detach(), value.untyped_storage().data_ptr()
+            value = value.clone() if at in storages else value
+            storages.add(at)
+        found.append(value)
+    return found
 
 
 def flat(value: Any) -> tuple[list[Any], Any]:

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from ..plan.known import noted
-from ..plan.moves import Plan
-from ..plan.rows import CHUNK, SPAN, Rows, Unpackable, grid_rows, pack
+from ..plan.moves import Kick, Plan, untimed
+from ..plan.rows import CHUNK, SPAN, Rows, Unpackable, as_number, grid_rows, pack
 from .fixed_point import FixedPoint, fixed_point_for
 from .tape import changes_of_units, host_weights, position_sensitivity
+
+INNER = 8  # the column of nested kicks, behind times
 
 
 class Table:
@@ -27,19 +29,50 @@ class Table:
         Whether kicks are nested.
     marked : bool
         Whether states before the last one are recorded.
+    learned : Tensor or None
+        The rows with their graph, where a number in them is learned.
     """
 
     def __init__(self, plan: Plan, dtype: torch.dtype, device: torch.device) -> None:
-        self.weights, _ = changes_of_units(plan, host_weights(plan))
-        self.rows: Rows = pack(plan, self.weights)
+        with torch.enable_grad():
+            weights, _ = changes_of_units(plan, with_expressions(plan))
+            self.rows: Rows = pack(plan, weights)
+        self.weights = [float(w) for w in weights]
         self.nested = self.rows.inner is not None
         self.marked = not self.rows.last_only
         table = host(self.rows.table)
         inner = host(self.rows.inner or [0.0] * len(table))
-        rows = torch.cat([table, self.rows.times[:, None], inner[:, None]], 1)
-        self.table = rows.to(device, dtype)
+        with torch.enable_grad():
+            rows = torch.cat([table, self.rows.times[:, None], inner[:, None]], 1)
+            rows = with_learned(rows, self.rows.learned).to(device, dtype)
+        self.learned = rows if rows.requires_grad else None
+        self.table = rows.detach()
         self.bodies = bodies(self.table)
         self.last = self.rows.table[-1][4]  # how the last velocity is read
+
+
+def with_expressions(plan: Plan) -> list[Any]:
+    """The weights of every move as floats, those that are learned as expressions."""
+    made: dict[Any, Any] = {}
+    weights = host_weights(plan)
+    for n, move in enumerate(untimed(plan)):
+        number = move[0]
+        if isinstance(number, Tensor) and number.requires_grad:
+            weights[n] = as_number(number, made)
+    return weights
+
+
+def with_learned(table: Tensor, learned: Sequence[Any]) -> Tensor:
+    """A table with learned numbers in it; column 7 of these is that of nested kicks."""
+    if not learned:
+        return table
+    rows, columns, values = zip(*learned, strict=True)
+    each = {id(v): v for v in values}  # many places have the same number
+    order = {key: n for n, key in enumerate(each)}
+    numbers = torch.stack([*each.values()])[[order[id(v)] for v in values]]
+    columns = tuple(INNER if c == 7 else c for c in columns)
+    places = torch.tensor([rows, columns], device="cpu")
+    return table.index_put(tuple(places), numbers)
 
 
 class Segment(NamedTuple):
@@ -66,8 +99,8 @@ class GridTable:
     Attributes
     ----------
     grid : FixedPoint
-    reach : float
-        How far a velocity carries.
+    reach, push : float
+        How far a velocity carries, and the first weight of a force.
     segments : list of Segment
     """
 
@@ -76,8 +109,11 @@ class GridTable:
     ) -> None:
         self.reach, readout = position_sensitivity(plan, table.weights)
         self.grid: FixedPoint = fixed_point_for(self.reach, readout, dtype, device)
-        if self.grid.dtype == torch.int64:
-            raise Unpackable("the grid of float64 states has no compiled form")
+        if self.grid.wide != torch.float64:
+            raise Unpackable("its device has no float64")
+        kicks = (w for m, w in zip(untimed(plan), table.weights, strict=True)
+                 if isinstance(m, Kick))  # fmt: skip
+        self.push = abs(next(kicks, 0.0))
         numbers, shifts = grid_rows(table.rows)
         self.numbers, self.device = host(numbers), device
         self.read = numbers[-1][3]
@@ -92,13 +128,15 @@ class GridTable:
         self.made: tuple[float, list[Tensor]] = 0.0, []
 
     def factors(self, q: float) -> list[Tensor]:
-        """Rows (d₀, k₁, d₁, r, k₂, unit of positions) of each segment, by the unit."""
+        """Rows of each segment, by the unit.
+
+        They are (d₀, k₁, d₁, r, k₂, the unit of velocities before and after k₁, that
+        of positions).
+        """
         if self.made[0] != q:
             fx, fu = 2.0**self.grid.fx, 2.0**self.grid.fu
-            factors = host([fx / fu, fu / q, fx / fu, q / fu, fu / q])
-            grid = self.numbers * factors
-            scale = grid.new_full((len(grid), 1), q / fx)
-            every = torch.cat([grid, scale], 1).to(self.device)
+            factors = [fx / fu, fu / q, fx / fu, q / fu, fu / q, q / fu, q / fu, q / fx]
+            every = (self.numbers * host(factors)).to(self.device)
             self.made = q, [bodies(every[s.start : s.end]) for s in self.segments]
         return self.made[1]
 

@@ -67,8 +67,9 @@ def compile_route(route: Gradient, method: Method | None, compile: bool) -> Grad
         raise TypeError(f"`compile` must be True or False, got {compile!r}")
     if not compile:
         return route
-    direct = isinstance(method, Adaptive) and route.name == "backprop"
-    if method and (direct or isinstance(method, External)):
+    adapts = isinstance(method, Adaptive) or getattr(method, "adaptive", False)
+    unplanned = isinstance(method, External) or (adapts and route.name == "backprop")
+    if method and unplanned:
         warnings.warn(
             f"`compile=True` runs this solve without compiling: {method.name!r} makes "
             f"no plan that gradient {route.name!r} runs; take one of {[*METHODS]}",

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from .expressions import Expression
 from .moves import Damp, Drift, Kick, Plan, Record
 
 CHUNK = 2  # rows in the body of the compiled loop: more take longer to compile
 SPAN = 2 * CHUNK  # two bodies at least: torch takes a loop of one for a special case
 D0, C1, K1, D1, R, C2, K2 = range(7)
-LEARNED = "a number of its plan (epsilon, gamma, t) is learned"
 IDENTITY = (0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0)
 
 
@@ -45,6 +45,9 @@ class Rows(NamedTuple):
         The nested kicks of force-gradient methods, where there are any.
     layers : list of int or None
         In place of times, the blocks that a network of layers evaluates.
+    learned : list of (int, int, Tensor)
+        Row, column and value of the numbers that are learned; column 7 is the nested
+        kick.
     """
 
     table: list[list[float]]
@@ -52,6 +55,7 @@ class Rows(NamedTuple):
     marks: list[int]
     inner: list[float] | None
     layers: list[int] | None = None
+    learned: Sequence[tuple[int, int, Tensor]] = ()
 
     @property
     def last_only(self) -> bool:
@@ -66,43 +70,62 @@ def pack(plan: Plan, weights: Sequence[Any]) -> Rows:
     ----------
     plan : sequence of moves
     weights : sequence of float
-        One for each move, of a record its scale.
+        One for each move, of a record its scale; an ``Expression`` where it is learned.
 
     Raises
     ------
     Unpackable
-        For learned or per-coordinate weights, doubled velocities and other moves that
-        a row does not have.
+        For per-coordinate weights, doubled velocities and other moves that a row does
+        not have.
     """
+    made: dict[Any, Any] = {}
     kinds = []
     for move in plan:
         kind, weight = type(move), move[0]
         if type(weight) is not float:
             check_number(weight)
-        kinds.append((kind, *(move[2:] if kind is Kick else move[1:])))
-    fixed = not any(isinstance(n, Tensor) for kind in set(kinds) for n in kind)
+        more = (*move[2:],) if kind is Kick else (*move[1:],)
+        if any(isinstance(n, Tensor) for n in more):
+            more = tuple(as_number(n, made) for n in more)
+        kinds.append((kind, *more))
+    fixed = not made and not any(type(w) is Expression for w in weights)
     make = packed if fixed else packed.__wrapped__
     table, marks, inner, at = make(tuple(kinds), tuple(weights))
+    learned: list[Any] = []
+    if not fixed:
+        rows = [[*row, *([inner[n]] if inner else [])] for n, row in enumerate(table)]
+        learned = [
+            (n, column, w.tensor)
+            for n, row in enumerate(rows)
+            for column, w in enumerate(row)
+            if type(w) is Expression
+        ]
+        table = [[float(w) for w in row] for row in table]
+        inner = [float(w) for w in inner] if inner else None
     times = [cast(Kick, plan[i]).time for i in at]
     if all(isinstance(t, int) for t in times):
         none = torch.zeros(len(times), dtype=torch.float64, device="cpu")
-        return Rows(table, none, marks, inner, cast(list[int], times))
+        return Rows(table, none, marks, inner, cast(list[int], times), learned)
     if any(isinstance(t, int) for t in times):
         raise Unpackable("some of its kicks have times and others layers")
     when = torch.stack(
         [t if isinstance(t, Tensor) else torch.tensor(t, device="cpu") for t in times]
     )
-    if when.requires_grad:
-        raise Unpackable(LEARNED)
     if when.ndim > 1:
         raise Unpackable("its plan has numbers per sample or per coordinate")
-    return Rows(table, when.double().cpu(), marks, inner)
+    return Rows(table, when.double().cpu(), marks, inner, None, learned)
+
+
+def as_number(number: Any, made: dict[Any, Any]) -> Any:
+    """A number of a move as a float, or as an expression if it is learned."""
+    if not isinstance(number, Tensor):
+        return number
+    check_number(number)
+    return Expression.of(number, made) if number.requires_grad else number.item()
 
 
 def check_number(number: Any) -> None:
     """Raise where a row cannot hold a number."""
-    if isinstance(number, Tensor) and number.requires_grad:
-        raise Unpackable(LEARNED)
     if isinstance(number, Tensor) and number.numel() != 1:
         raise Unpackable("its plan has numbers per sample or per coordinate")
 
@@ -112,7 +135,6 @@ def check_kind(kind: type, more: Any) -> None:
     if kind not in (Kick, Drift, Damp, Record):
         raise Unpackable(f"its plan has moves of kind {kind.__name__}")
     if kind is Kick:
-        check_number(more[1])
         if more[2]:
             raise Unpackable("the method doubles the velocity")
         if more[3]:
@@ -176,7 +198,7 @@ def packed(kinds: tuple[Any, ...], weights: tuple[float, ...]) -> Any:
     nested = [i is not None for i in inner[:last]]
     if any(nested) and not all(nested):
         raise Unpackable("some of its kicks are nested and others not")
-    depth = [float(i) for i in inner[:last]] if any(nested) else None
+    depth = inner[:last] if any(nested) else None
     return filled_up(table[:last], marks, depth, at[:last])
 
 
@@ -199,7 +221,8 @@ def grid_rows(rows: Rows) -> tuple[list[list[float]], list[int]]:
     Returns
     -------
     table : list of list of float
-        (d₀, k₁, d₁, r, k₂) in units of the scale s at their place.
+        (d₀, k₁, d₁, r, k₂) in units of the scale s at their place, s before and after
+        k₁, and 1.
     bytes : list of int
         Before each span: bytes to push (> 0) or to pop (< 0).
 
@@ -228,7 +251,10 @@ def grid_rows(rows: Rows) -> tuple[list[list[float]], list[int]]:
                 f"its damping within {SPAN} evaluations is too strong for the grid"
             )
         table.append(
-            [row[D0] * s, row[K1] / one, row[D1] * one, row[R] * one, row[K2] / two]
+            [
+                *(row[D0] * s, row[K1] / one, row[D1] * one, row[R] * one),
+                *(row[K2] / two, s, one, 1.0),
+            ]
         )
         s = two
     return table, shifts

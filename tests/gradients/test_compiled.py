@@ -147,7 +147,7 @@ def test_other_reasons_are_told(traced):
     cases = [
         (lambda t, x: -weight * x, {}, "none of its parameters"),
         (hooked, {}, "hooks"),
-        (so.Autonomous(mlp(3)), {"epsilon": weight}, "learned"),
+        (so.Autonomous(mlp(3)), {"epsilon": torch.ones(3)}, "per coordinate"),
         (so.Autonomous(mlp(3)), {"check_finite": True}, "check_finite"),
     ]
     for field, more, reason in cases:

@@ -51,9 +51,7 @@ def test_rows_give_the_states_of_the_moves(name, counts):
 
 def test_plans_without_rows_are_refused():
     kick, end = Kick(1.0, torch.tensor(0.0)), Record()
-    learned = torch.tensor(0.5, requires_grad=True)
     for plan in (
-        [kick, Drift(learned), end],
         [kick, Drift(torch.ones(3)), end],
         [kick._replace(velocity_copy=1), end],
         [kick, Record(), Record()],

@@ -1,0 +1,131 @@
+"""A compiled solve on integers, undone on the way back.
+
+Integers are float64 for float32 states, int64 for float64 states and where units differ
+by element, as in ``fixed_point.py``.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..plan.moves import Plan
+from ..plan.rows import Unpackable
+from .fixed_point import FixedPoint, fingerprint, power, samples, unit_of
+from .integers import RANGE
+from .run import SMALL
+from .solve import Solve, Unfaithful
+from .tables import bodies, grid_table_of
+from .usable import UNFAITHFUL
+
+ROUNDED = (
+    "With `compile=True` the compiler may also have rounded the field differently on "
+    "the way back: leave out `compile` for this field"
+)
+
+
+class ExactSolve(Solve):
+    """A compiled solve on the grid."""
+
+    kind = "grid"
+
+    def prepare(self, plan: Plan, x: Tensor, v: Tensor) -> None:
+        """The grid: its resolution, and the rows as factors of integers."""
+        self.rows = grid_table_of(plan, self.table, x.dtype, x.device)
+        unit = unit_of(self.size(x, v), x.dtype == torch.float64)
+        grid: FixedPoint = self.rows.grid
+        self.whole = unit.ndim > 0 or grid.dtype == torch.int64
+        self.grid = replace(grid, dtype=torch.int64) if self.whole else grid
+        if self.whole:
+            self.kind = "whole grid"
+            each = unit.to(x.device).expand(x.shape).contiguous()
+            self.unit: Any = each
+            self.units: tuple[Tensor, ...] = (each,)
+            self.factors = self.rows.factors(1.0)
+        else:
+            self.unit, self.units = unit.item(), ()
+            self.factors = self.rows.factors(self.unit)
+
+    def size(self, x: Tensor, v: Tensor) -> Tensor:
+        """How large the state is at the start, or soon will be; as in ``run.py``."""
+        with torch.no_grad():
+            size = torch.maximum(x.abs(), self.rows.reach * v.abs()).double()
+            if bool(size.max() < SMALL):
+                value = self.field(self.table.bodies[0, 0, 7], x.detach(), *self.args)
+                push = self.rows.reach * self.rows.push
+                size = torch.maximum(size, push * value.double().abs())
+        return size
+
+    def there(self, x: Tensor, v: Tensor) -> tuple[list[Tensor], Any]:
+        """Run the rows; return the recorded states, and what the way back needs."""
+        key = self.key if self.look.plain else None
+        rows, grid, states, stack = self.rows, self.grid, [], []
+        fx, fu = 2.0**grid.fx, 2.0**grid.fu
+        noted: tuple[Tensor, ...] = ()
+        if self.whole:
+            poison = 0 * (x + v)
+            noted = poison, torch.zeros_like(poison, dtype=torch.bool)
+        x, u = grid.load(x, fx / self.unit), grid.load(v, fu / self.unit)
+        begin = fingerprint(x, u)
+        for segment, body, factors in zip(
+            rows.segments, rows.rows, self.factors, strict=True
+        ):
+            for _ in range(segment.bytes):
+                u, low = grid.split(u, 8)
+                stack.append(low)
+            for _ in range(-segment.bytes):
+                if self.whole:
+                    poison, left = noted
+                    noted = poison, left | ((u * power(8)).abs() >= RANGE)
+                u = grid.join(u, stack.pop() if stack else None, 8)
+            own = self.rows_own(segment.start, segment.end)
+            given = body, factors, own, self.units, (x, u, *noted), self.marked
+            found, self.made = self.run(self.ahead, key, *given)
+            x, u, *kept = found
+            if self.whole:
+                noted, kept = (kept[0], kept[1]), kept[2:]
+            states.append(kept)
+        if self.whole and bool(noted[1].any()):
+            raise Unpackable("the state left the range of the grid")
+        end = grid.position(x, self.unit / fx), grid.read(u, rows.read * self.unit / fu)
+        if self.whole:
+            end = end[0] + noted[0], end[1] + noted[0]
+        return self.recorded(states, *end), (begin, x, u, stack, noted[:1], end[1])
+
+    def last(self, kept: Any) -> Tensor:
+        """The last velocity before it is read."""
+        velocity: Tensor = kept[-1]
+        return velocity / self.table.last
+
+    def returned(self, key: Any, kept: Any, state: Any, seen: Any) -> tuple[Any, Any]:
+        """The cotangents, once the rows are undone and the start is there again."""
+        begin, x, u, bytes, poison, _ = kept
+        fine = x.isfinite() & u.isfinite()
+        for one in poison:
+            fine = one == 0
+        alive, stack = samples(fine).all(1)[None], list(bytes)
+        rows, grid, count = self.rows, self.grid, len(state)
+        parts: list[Any] = []
+        for n in reversed(range(len(rows.segments))):
+            segment = rows.segments[n]
+            both = segment.start, segment.end
+            marks = tuple(bodies(s[slice(*both)]) for s in seen)
+            units = (*self.units, *poison)
+            given = rows.rows[n], self.factors[n], self.rows_own(*both), units
+            (x, u, *found), _ = self.run(
+                self.back, key, *given, (x, u), tuple(state), marks
+            )
+            state, part = found[:count], found[count:]
+            parts.insert(0, part)
+            for had in reversed(segment.moves):
+                if had == "push":
+                    u = grid.join(u, stack.pop(), 8)
+                else:
+                    u, low = grid.split(u, 8)
+                    if had == "pop":
+                        stack.append(low)
+        now, was = fingerprint(x, u) * alive, begin * alive
+        if bool((now != was).any().item()):
+            raise Unfaithful(f"{UNFAITHFUL}. {ROUNDED}")
+        return state, parts
