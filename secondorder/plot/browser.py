@@ -33,11 +33,12 @@ from .style import (
     palette,
     size_of,
 )
-from .vectors import Interval, interval, vector_field
+from .vectors import NULLCLINES, Interval, interval, vector_field
 
 LARGEST_PAGE = 6e6  # characters of numbers
 GRIDS = (161, 81, 41)  # points along an axis of twice the rectangle's length
 EXACT = 1e-4  # of the range of the acceleration
+PATHS = [color for color in palette() if color not in NULLCLINES]
 
 
 class Interactive:
@@ -140,11 +141,8 @@ class Interactive:
         size = np.ptp([self.xlim, self.vlim], axis=1)
         middle = np.mean([self.xlim, self.vlim], axis=1)
         points = follow(self.plane, np.array([x, v], float), self.t1, middle, size)
-        colors = palette()
-        look: dict[str, Any] = {
-            "color": colors[len(self.starts) % len(colors)],
-            "zorder": 3,
-        }
+        color = PATHS[len(self.starts) % len(PATHS)]
+        look: dict[str, Any] = {"color": color, "zorder": 3}
         look |= {"linewidth": size_of("lines.linewidth", 1.6)} | self.style
         (path,) = self.ax.plot(*points, **look)
         dot = size_of("lines.markersize", 4)
@@ -218,7 +216,7 @@ class Interactive:
             "domain": {"x": wide[0], "v": wide[1]},
             "points": points,
             "t1": self.t1,
-            "colors": palette(),
+            "colors": PATHS,
             "sliders": [
                 {"name": name, "values": values.tolist(), "start": start}
                 for (name, values), start in zip(

@@ -226,10 +226,10 @@ def number(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
 
 
-def mark_height(ax: Axes, height: float, color: ColorType) -> None:
+def mark_height(ax: Axes, height: float, color: ColorType, name: str = "λ =") -> None:
     """Write "λ = …" in the margin beside a height, off the curves."""
     ax.annotate(
-        f"λ = {number(height)}", (1, height), (4, 0),
+        f"{name} {number(height)}", (1, height), (4, 0),
         xycoords=("axes fraction", "data"), textcoords="offset points",
         fontsize="small", color=color, va="center", annotation_clip=False,
     )  # fmt: skip

@@ -27,6 +27,7 @@ from .style import (
     legend,
     line_properties,
     look,
+    mark_height,
     number,
     pair,
     size_of,
@@ -251,11 +252,7 @@ def training_curves(
         ax.semilogy(np.arange(len(loss)), loss, **usual, label=name)
         if floors.get(name, 0) > 0:
             ax.axhline(floors[name], color=usual["color"], ls=":", lw=wide)
-            ax.annotate(
-                f"floor {floors[name]:.3f}", (1, floors[name]), (-4, -2),
-                xycoords=("axes fraction", "data"), textcoords="offset points",
-                ha="right", va="top", fontsize="small", color=usual["color"],
-            )  # fmt: skip
+            mark_height(ax, floors[name], usual["color"], "floor")
     ax.set(xlabel="training step", ylabel="‖Ψ(θ) − D‖")
     ax.margins(x=0.02)
     few_labels(ax)

@@ -12,6 +12,8 @@ from .style import axes as axes_or_new
 
 Interval: TypeAlias = tuple[float, float]
 
+NULLCLINES = COLORS[4], COLORS[2]  # ẋ = 0 and v̇ = 0
+
 
 def vector_field(
     system: System,
@@ -99,8 +101,8 @@ def draw_nullclines(ax: Axes, field: tuple[Array, ...]) -> None:
     x, v, dx, dv = field
     width = size_of("lines.linewidth", 1.8)
     for level, color, line, name in (
-        (dx, COLORS[4], "--", "ẋ = 0"),
-        (dv, COLORS[2], ":", "v̇ = 0"),
+        (dx, NULLCLINES[0], "--", "ẋ = 0"),
+        (dv, NULLCLINES[1], ":", "v̇ = 0"),
     ):
         if np.nanmin(level) < 0 < np.nanmax(level):
             level = np.ma.masked_invalid(level)

@@ -152,3 +152,16 @@ def test_what_has_no_portrait_is_refused():
         so.plot.interactive(pendulum, parameters=many)
     with pytest.raises(ValueError, match="`ax` cannot be given"):
         portrait(ax=mpl.pyplot.figure().subplots())
+
+
+def test_no_path_has_the_colour_of_a_nullcline():
+    drawn = portrait()
+    nullclines = {
+        ln.get_color() for ln in drawn.ax.get_lines() if not len(ln.get_xdata())
+    }
+    assert len(nullclines) >= 2
+    paths = {read(drawn.html())[0]["colors"][k] for k in range(5)}
+    for k in range(7):
+        drawn.start(0.1 * k, 1.0)
+    paths |= {ln.get_color() for ln in drawn.ax.get_lines() if len(ln.get_xdata()) > 9}
+    assert len(paths) == 5 and not paths & nullclines
