@@ -83,6 +83,7 @@ def test_many_points_make_small_vector_files():
     for draw in (
         lambda **k: so.plot.phase_portrait(x, x[::-1].copy(), **k),
         lambda **k: so.plot.trajectories(np.arange(100_000), x, **k),
+        lambda **k: so.plot.losses(2 + x[:, 0], **k),
     ):
         sizes = []
         for options in ({}, {"rasterized": False}):
