@@ -24,9 +24,11 @@ os.environ.setdefault(
 import torch
 import torchdiffeq
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from torch import nn
 
 import secondorder as so
+from secondorder.plot.style import COLORS, MARKERS
 
 STEPS, GAMMA = 50, 0.9
 SIZES = [(1, 16, 1), (2, 16, 64), (2, 16, 256), (4, 32, 64)]  # d, h, batch
@@ -209,25 +211,26 @@ def table(rows):
 def picture(rows, path):
     """Ratios on a logarithmic axis, one mark a size."""
     names = list(dict.fromkeys(r["name"] for r in rows))[::-1]
-    fig = Figure(figsize=(8, 0.28 * len(names) + 1.5), layout="constrained")
+    fig = Figure(figsize=(8, 0.24 * len(names) + 1.4), layout="constrained")
     ax = fig.subplots()
-    for size in dict.fromkeys(label(r) for r in rows):
+    for n, size in enumerate(dict.fromkeys(map(label, rows))):
         own = [r for r in rows if label(r) == size]
         ax.plot([r["ratio"] for r in own], [names.index(r["name"]) for r in own],
-                "o", label=size)  # fmt: skip
-    ax.axvline(1.0, color="0.6", linewidth=1)
+                MARKERS[n], color=COLORS[n], label=size)  # fmt: skip
+    ax.axvline(1.0, color="0.4", linewidth=1)
     ax.set(xscale="log", xlabel="CPU time of both passes ÷ plain loop with backprop")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.set_yticks(range(len(names)), names)
-    ax.grid(axis="x", alpha=0.3)
-    ax.legend()
-    fig.savefig(path)
+    ax.grid(alpha=0.3)
+    fig.legend(loc="outside upper center", ncols=4)
+    fig.savefig(path, dpi=140)
 
 
 def main():
     text = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     text.add_argument("--quick", action="store_true", help="one size, 10 repeats")
     text.add_argument(
-        "--out", type=Path, metavar="DIR", help="write JSON and SVG there"
+        "--out", type=Path, metavar="DIR", help="write JSON and PNG there"
     )
     args = text.parse_args()
     torch.set_num_threads(1)
@@ -241,7 +244,7 @@ def main():
         args.out.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"torch": torch.__version__, "rows": rows}, indent=1)
         (args.out / "small_problems.json").write_text(text)
-        picture(rows, args.out / "small_problems.svg")
+        picture(rows, args.out / "small_problems.png")
 
 
 if __name__ == "__main__":
