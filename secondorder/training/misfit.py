@@ -59,11 +59,13 @@ def misfit(
     for name, found, seen in (("x", solution.x, x), ("v", solution.v, v)):
         if name == "v" and seen is None:
             continue
-        if not isinstance(found, Tensor) or not isinstance(seen, Tensor):
+        if not isinstance(found, Tensor):
             raise TypeError(
-                f"`{name}` must be a tensor, for a state that is one, got "
-                f"{type(seen).__name__}; of a state of several parts take one at a time"
+                "`solution` must have states that are tensors, got "
+                f"{type(found).__name__}; subtract the parts of a structure one by one"
             )
+        if not isinstance(seen, Tensor):
+            raise TypeError(f"`{name}` must be a tensor, got {type(seen).__name__}")
         seen = time_first(seen, len(found), name, layout)
         if seen.shape == found.shape[:-1] and found.shape[-1] == 1:
             seen = seen.unsqueeze(-1)

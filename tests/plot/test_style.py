@@ -127,7 +127,7 @@ LOGARITHMIC = {
 
 
 @pytest.mark.parametrize("draw", LOGARITHMIC.values(), ids=LOGARITHMIC)
-@pytest.mark.parametrize("span", [1.3, 3.0, 8.0, 40.0, 1e6])
+@pytest.mark.parametrize("span", [1.3, 8.0, 40.0])
 @pytest.mark.parametrize("start", [0.31, 2e-6])
 def test_numbers_beside_a_logarithmic_axis_are_there_and_do_not_overlap(
     draw, span, start

@@ -15,6 +15,11 @@ def solved(samples=3, d=1, times=t):
     return so.odeint(spring, (start, None), times)
 
 
+def structured():
+    law = so.Newton(lambda t, z: (-z[0], -z[1]))
+    return so.odeint(law, ((torch.ones(2), torch.ones(3)), None), t)
+
+
 def test_observations_in_both_layouts_have_the_same_residuals():
     sol = solved()
     y = sol.x + 0.1 * torch.randn(21, 3, 1, generator=torch.Generator().manual_seed(0))
@@ -61,6 +66,7 @@ def test_as_many_times_as_samples_are_ambiguous_and_asked_about():
         (lambda sol: so.misfit(sol, sol, layout="batch_first"), ValueError, "layout"),
         (lambda sol: so.misfit(sol, sol.x * torch.nan), ValueError, "x"),
         (lambda sol: so.misfit(sol, sol.x.tolist()), TypeError, "x"),
+        (lambda sol: so.misfit(structured(), sol.x), TypeError, "solution"),
     ],
 )
 def test_observations_that_do_not_fit_are_refused(call, error, name):
