@@ -11,7 +11,8 @@ none.
 ``"backprop"`` keeps the positions at which forces were evaluated and evaluates them
 again; ``"reversible"`` keeps the last state, as integers, and undoes the rows, in as
 many calls as there are bytes of damping to move.  The two graphs are different, so that
-the bits agree is no theorem: the fingerprint of the start is compared.
+the bits agree is no theorem: what is new goes its way back once before it is used, and
+later on the fingerprint of the start is compared.
 
 What cannot be compiled runs as it would without, after a ``CompileWarning``.
 """
