@@ -14,7 +14,7 @@ import nbformat
 import pytest
 import torch
 from problems import gradients, mlp, noise, worst
-from test_notebooks import assert_finished, one_kernel
+from test_notebooks import assert_finished, execute
 from torch import nn
 
 import secondorder as so
@@ -341,7 +341,6 @@ def test_recipe_notebook(tmp_path):
     with pytest.raises(AssertionError, match="run it from top to bottom"):
         nbformat.write(notebook, path)
         assert_finished(path)
-    with one_kernel() as execute:  # step 2, as `make notebooks` does
-        execute(notebook)
+    execute(notebook)  # step 2, as `make notebooks` does
     nbformat.write(notebook, path)
     assert_finished(path)
