@@ -139,7 +139,9 @@ def picture(everything, path):
 
 def main():
     text = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    text.add_argument("--quick", action="store_true", help="at most 2000 evaluations")
+    text.add_argument(
+        "--quick", action="store_true", help="2000 evaluations, no DETEST"
+    )
     text.add_argument("--most", type=int, default=20_000, help="evaluations of a run")
     text.add_argument("--only", nargs="+", default=[""], help="words in problem names")
     text.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
@@ -152,7 +154,9 @@ def main():
         print("diffrax is not installed, its rows are left out: pip install "
               "secondorder[bench]")  # fmt: skip
     for name, case in (*smooth.cases(), *rough.cases(), *batch.cases()):
-        if not any(word in name for word in args.only):
+        if not any(word in name for word in args.only) or (
+            args.quick and name.startswith("DETEST")
+        ):
             continue
         true, contestants = case()
         everything[name] = {
