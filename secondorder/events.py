@@ -38,6 +38,7 @@ from .methods.drive import check_events, march
 from .methods.event_search import Search, find_step, refine_event
 from .methods.slopes import slopes
 from .methods.structured import solve_structured, structured
+from .methods.transforms import transformable
 from .monitor import MonitoredField
 from .solution import DenseOutput, Solution, Stats
 from .systems import Problem, System, check_state
@@ -46,6 +47,7 @@ from .systems.problem import forced
 MOST_STEPS = 10_000
 
 
+@transformable
 def odeint_event(
     system: System,
     state: tuple[Any, Any] | Mapping[Any, Any] | Tensor,

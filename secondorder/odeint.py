@@ -6,6 +6,7 @@ Nothing below this file sees a name or checks an argument again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor
@@ -13,15 +14,18 @@ from torch import Tensor
 from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import Method, check_fit, compile_route, find_method
 from .methods.drive import check_events, march
+from .methods.saving import ends, solve_saving
 from .methods.structured import solve_structured, structured
+from .methods.transforms import transformable
 from .monitor import Monitor
 from .solution import Solution
 from .systems import System, check_problem
 
 
+@transformable
 def odeint(
     system: System,
-    state: tuple[Any, Any] | Mapping[Any, Any] | Tensor,
+    state: tuple[Any, Any] | Mapping[Any, Any] | Tensor | Solution,
     t: Tensor | Sequence[float],
     *,
     method: str | Method = "verlet",
@@ -38,6 +42,7 @@ def odeint(
     max_events: int | None = None,
     per_sample: bool = False,
     throw: bool = True,
+    save: Callable[..., Any] | None = None,
     args: Sequence[Any] = (),
     forcing: Any = None,
     breakpoints: Tensor | Sequence[float] | None = None,
@@ -56,6 +61,7 @@ def odeint(
         FirstOrder x0 alone, or (x0, None).  Each may be a tuple, list or dictionary of
         tensors, also nested: the field then gets and returns this structure,
         ``Solution.x`` and ``.v`` have it, and so may the numbers of the system.
+        Or a ``Solution``, to go on from where it has ended, as if it had not.
     t : Tensor
         Times ``(n,)``, strictly increasing or decreasing, the first one that of the
         state; or ``(batch, n)``, one grid per sample along the first axis of ``x0``
@@ -99,6 +105,10 @@ def odeint(
         Whether a sample whose step underflows, or whose events pile up, ends the solve
         with an error; else its states are NaN from there on, and ``solution.status``
         says why.
+    save : callable, optional
+        ``save(t, x, v) -> tensor`` (or a tuple or dictionary of these) is kept at each
+        time, as ``solution.saved``, in place of all states: ``solution.x`` and ``.v``
+        are then the last one, ``(1, *x0.shape)``.
     args : tuple
         Further arguments of the field, ``field(t, x, *args)``; tensors among them
         receive gradients.
@@ -156,16 +166,20 @@ def odeint(
     options = check_fit(
         how, route, problem, step_size, rtol, atol, marching=marching, **control
     )
+    solve = partial(how.solve, gradient=route, options=options)
     if marching:
         watched = check_events(
             how, problem, options, event_fn, on_event, max_events, per_sample
         )
-        return march(
-            how, problem, route, options, watched, per_sample, max_events, throw
-        )
-    if on_event is not None or max_events is not None or not throw:
+        solve = partial(
+            march, how, route=route, options=options, events=watched,
+            per_sample=per_sample, max_events=max_events, throw=throw,
+        )  # fmt: skip
+    elif on_event is not None or max_events is not None or not throw:
         raise ValueError(
             "`on_event` and `max_events` need an `event_fn`, `throw=False` needs that "
             "or `per_sample=True`"
         )
-    return how.solve(problem, route, options)
+    if save is not None:
+        return solve_saving(solve, problem, save, marching or progress or not ends(how))
+    return solve(problem)

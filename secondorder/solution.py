@@ -12,7 +12,7 @@ Reference: Hairer, Nørsett, Wanner, "Solving Ordinary Differential Equations I"
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,28 @@ class Stats:
     accepted: int | None
     rejected: int = 0
     times: Tensor | None = field(default=None, compare=False, repr=False)
+
+
+class End(NamedTuple):
+    """What a solve leaves for one that goes on from it, beside its last state.
+
+    Attributes
+    ----------
+    method : Method
+        Another method starts from the state alone.
+    copy : Tensor, optional
+        The second copy of a coupled method.
+    length : float or Tensor, optional
+        Of the next step of an adaptive method; one for each sample with steps of its
+        own.
+    previous : float or Tensor
+        The error of the last one, in units of what is tolerated.
+    """
+
+    method: Any
+    copy: Tensor | None = None
+    length: Any = None
+    previous: Any = 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,6 +204,11 @@ class Solution(Pair):
     status : str or list of str
         ``"done"``, ``"event"``, or why a sample got no further: ``"failed"``,
         ``"max_steps"``, ``"stuck"``.  With ``per_sample`` one for each.
+    end : End or None
+        With which ``odeint(system, solution, t)`` goes on from the last state.
+    saved : Tensor, tuple or None
+        What ``save`` has returned at the requested times; ``x`` and ``v`` are then the
+        last state alone, ``(1, *x0.shape)``.
 
     Examples
     --------
@@ -193,6 +220,8 @@ class Solution(Pair):
     (torch.Size([11, 1]), torch.Size([1]), 11)
     """
 
+    saved: Any
+
     def __init__(
         self,
         t: Tensor,
@@ -203,10 +232,12 @@ class Solution(Pair):
         event: Any = None,
         events: Any = None,
         status: Any = "done",
+        end: End | None = None,
     ) -> None:
         self.t, self.x, self.v, self.stats = t, x, v, stats
         self.dense, self.event = dense, event
         self.events, self.status = events, status
+        self.end, self.saved = end, None
 
     def __repr__(self) -> str:
         """Show times, shape and cost."""
@@ -256,8 +287,9 @@ class Solution(Pair):
         """
         if self.dense is None:
             raise ValueError(
-                "this solver keeps no dense output of an event; solve again with "
-                "`odeint` up to the event's time"
+                "no states are kept between the times of this solution (`save` keeps "
+                "what it returns, some solvers nothing of an event); solve again with "
+                "`odeint`, up to the event's time"
             )
         times = torch.as_tensor(times, dtype=self.t.dtype, device=self.t.device)
         x, v = self.dense(times.reshape(-1))

@@ -87,7 +87,9 @@ def find_method(value: Any) -> Method:
             if value in table:
                 return table[value]
         names = [*METHODS, *COUPLED, *ADAPTIVE, *SOLVERS]
-        raise ValueError(f"`method` must be one of {names}, got {value!r}")
+        theirs = f"scipy_{value}"
+        hint = f"; SciPy's method is {theirs!r} here" if theirs in SOLVERS else ""
+        raise ValueError(f"`method` must be one of {names}, got {value!r}{hint}")
     if all(hasattr(value, name) for name in ("solve", "gradients", "takes_velocity")):
         return value
     raise TypeError(

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import differentiated
 from ..gradients import Gradient
 from ..gradients.replay import with_copied_buffers
 from ..plan.grid import Window, merge
 from ..plan.moves import Kick, force
-from ..solution import DenseOutput, Solution, Stats
+from ..solution import DenseOutput, End, Solution, Stats
 from ..systems.equations import System, same
 from ..systems.problem import Problem
 from .method import Options, Step
@@ -104,6 +105,7 @@ class Adaptive:
         size = relative_size(rtol, atol, leave, options.norm)
         check = rounding_check(rtol, atol, x)
         control = self.controller(core, size, check, options)
+        control = control.after(problem.goes_on(self))
         field = problem.monitor.watch(core.field)
         pull, grid = Pull(field, args), t.double().cpu()
         y, w = enter(x), enter(v)
@@ -135,7 +137,8 @@ class Adaptive:
         stats = Stats(cost, path.accepted, path.rejected, times)
         if keep is not None:
             xs, vs = xs[keep], vs[keep]
-        return Solution(problem.t, xs, vs, stats, dense)
+        end = End(self, None, path.length, path.previous)
+        return Solution(problem.t, xs, vs, stats, dense, end=end)
 
     def step(self, problem: Problem) -> Step:
         """One step and its error, in the coordinates of the problem."""
@@ -245,7 +248,7 @@ class Search(Pull):
         """Evaluate the force."""
         with torch.set_grad_enabled(not self.wanted):
             value = super().__call__(time, x)
-        self.wanted = self.wanted or value.requires_grad
+        self.wanted = self.wanted or differentiated(value)
         return value.detach()
 
 
@@ -270,5 +273,5 @@ def spread(numbers: Tensor, h: Tensor) -> Tensor:
 def wants(numbers: Sequence[Any]) -> bool:
     """Whether any of these is to be differentiated."""
     return torch.is_grad_enabled() and any(
-        isinstance(n, Tensor) and n.requires_grad for n in numbers
+        isinstance(n, Tensor) and differentiated(n) for n in numbers
     )

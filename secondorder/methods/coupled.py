@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..checks import differentiated
 from ..gradients import Gradient, backprop
 from ..gradients.replay import with_copied_buffers
 from ..plan.compile import check_damping
@@ -32,7 +33,7 @@ from ..plan.coupling import coupled_plan
 from ..plan.grid import divide, merge, step_counts
 from ..plan.moves import Plan, Shear, evaluations, increment, walk
 from ..plan.runge_kutta import RungeKutta, combine
-from ..solution import DenseOutput, Solution, Stats
+from ..solution import DenseOutput, End, Solution, Stats
 from ..systems.equations import as_double
 from ..systems.problem import Problem
 from .adaptive import Pull, Search, each_sample, spread, time_of, wants
@@ -194,10 +195,11 @@ class Coupled:
         if problem.monitor:
             watched = problem.monitor.watch(system.field, cost)
             form = Form.of(problem, watched)
-        pairs = gradient.run(plan, form.field, form.start, form.start, form.args)
+        start = form.both(problem.goes_on(self))
+        pairs = gradient.run(plan, form.field, *start, form.args)
         if watched:
             watched.close()
-        pairs = [(form.start, form.start), *pairs]
+        pairs = [start, *pairs]
         steps = [[k / count for k in range(count + 1)] for count in counts]
         xs, vs, dense = self.results(
             problem, gradient, form, t, pairs, steps, tuple(broken or ())
@@ -205,7 +207,8 @@ class Coupled:
         cost += len(xs) * system.first_order
         if keep is not None:
             xs, vs = xs[keep], vs[keep]
-        return Solution(problem.t, xs, vs, Stats(cost, accepted=sum(counts)), dense)
+        stats, end = Stats(cost, accepted=sum(counts)), End(self, pairs[-1][1])
+        return Solution(problem.t, xs, vs, stats, dense, end=end)
 
     def results(
         self,
@@ -245,7 +248,7 @@ class Coupled:
         if not direct:
             wanted = wants((x, v, t, system.mass, system.damping, *args))
             pull = Search(form.field, form.args, wanted)
-        control = self.controller(problem, form, options)
+        control = self.controller(problem, form, options).after(problem.goes_on(self))
         enter_interval = partial(pull.window.enter, grid, broken)
         enter_interval(0)
 
@@ -254,8 +257,8 @@ class Coupled:
             value = pull(time_of(now, x), state[0])
             return value, value
 
-        y: Any = form.start
-        start: Any = (y, y, None)
+        y, z = form.both(problem.goes_on(self))
+        start: Any = (y, z, None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and direct):
             step = self.stepper(pull)
             path = step_through(step, control, start, derivative, grid, enter_interval)
@@ -268,7 +271,7 @@ class Coupled:
             fine, counts = node_times(grid, path.nodes), [1] * len(asked)
             jumps = [broken[i] and f == 0 for i, f in path.nodes] if broken else None
             plan = self.compile(fine, counts, y, records=asked, broken=jumps)
-            pairs = [(y, y), *gradient.run(plan, again.field, y, y, again.args)]
+            pairs = [(y, z), *gradient.run(plan, again.field, y, z, again.args)]
             cost += evaluations(plan)
         steps = [[f for k, f in path.nodes if k == i] for i in range(len(t))]
         xs, vs, dense = self.results(
@@ -279,7 +282,8 @@ class Coupled:
         if keep is not None:
             xs, vs = xs[keep], vs[keep]
         stats = Stats(cost, path.accepted, path.rejected, times)
-        return Solution(problem.t, xs, vs, stats, dense)
+        end = End(self, pairs[-1][1], path.length, path.previous)
+        return Solution(problem.t, xs, vs, stats, dense, end=end)
 
     def controller(self, problem: Problem, form: Form, options: Options) -> Control:
         """The limits of the steps of one solve."""
@@ -328,7 +332,7 @@ class Coupled:
         t, h = each_sample(t, y), each_sample(h, y)
         nodes = torch.tensor(base.nodes, dtype=torch.float64, device=h.device)
         times = time_of(t + h * spread(nodes, h), y).unbind()
-        size = h.to(y) if h.requires_grad or h.ndim else h.item()
+        size = h.to(y) if differentiated(h) or h.ndim else h.item()
         slopes = base.slopes(pull, times, size, y)
         push = size * combine(base.weights, slopes)
         if not (measured and base.companion):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import checks
 from ..gradients import Gradient
-from ..solution import DenseOutput, Solution, Stats
+from ..solution import DenseOutput, End, Solution, Stats
 from ..systems.problem import Problem
 from .adaptive import Adaptive
 from .coupled import Coupled
@@ -21,6 +21,7 @@ from .event_search import NEAR, column, event_rate, is_rounded_zero, pick
 from .march import Walk
 from .method import Options
 from .pace import EVENT, FAILED, STATUS, STUCK
+from .saving import ends
 from .slopes import slopes
 from .splitting import Splitting
 from .stride import OwnSteps
@@ -47,7 +48,7 @@ def march(
         If a step underflows, the steps run out or events pile up, and ``throw``.
     """
     walk = Walk(how, problem, route, options, events, per_sample, throw)
-    state = walk.stride.enter(problem.x, problem.v)
+    state = walk.stride.start()
     log, now, i, last = Log(walk), walk.t[0], 0, len(walk.t) - 1
     log.add(now, state)
     if last and problem.x.numel():
@@ -63,10 +64,9 @@ def march(
         state, now = found[-1], grid[..., -1]
         if not bool(path.fired.any()):
             continue
-        now, state, index = walk.happen(path, state, now)
-        hit = path.fired.any(-1)
-        log.happened(now, state, index, hit)
-        state = react(walk, now, state, index, hit, log.count, max_events or 0)
+        now, state, index, together = walk.happen(path, state, now)
+        log.happened(now, state, together)
+        state = react(walk, now, state, index, together, log.count, max_events or 0)
         walk.complain(now)
         log.restart(now, state)
         if bool(walk.going.any()) and not bool(
@@ -82,25 +82,27 @@ def react(
     now: Tensor,
     state: State,
     index: Tensor,
-    hit: Tensor,
+    together: Tensor,
     count: Tensor,
     most: int,
 ) -> State:
     """Where the solve goes on after events, or that it ends there."""
-    watched = walk.events
-    owner = torch.tensor(watched.columns, device=index.device)[index]
-    x, v = walk.stride.leave(state)
-    slow = walk.outside(now, state)[1]
+    watched, hit = walk.events, together.any(-1)
+    owner = torch.tensor(watched.columns, device=index.device)
+    x, v = walk.outside(now, state)
     final = hit & (count >= most) if most else torch.zeros_like(hit)
     moved = torch.zeros_like(hit)
     for k, event in enumerate(watched.events):
-        mine = hit & (owner == k) & ~final
+        mine = (together & (owner == k)).any(-1) & ~final
         if not bool(mine.any()):
             continue
         if event.on_event is None:
-            final = final | mine if event.terminal else final
+            ending = mine & event.terminal
+            column_of = (together & (owner == k)).int().argmax(-1)
+            index = torch.where(ending, column_of, index)
+            final = final | ending
             continue
-        there = checked_map(event.on_event(now, x, slow), x)
+        there = checked_map(event.on_event(now, x, v), x)
         x, v = (
             torch.where(column(mine, new), new, old)
             for new, old in zip(there, (x, v), strict=True)
@@ -223,18 +225,17 @@ class Log:
             if k in keep:
                 self.add(grid[..., k], keep[k])
 
-    def happened(self, t: Tensor, state: State, index: Tensor, hit: Tensor) -> None:
-        """An event."""
+    def happened(self, t: Tensor, state: State, together: Tensor) -> None:
+        """Events at one time, in the order of their functions."""
         x, v = self.walk.outside(t, state)
-        self.count = self.count + hit
-        self.events.append(
-            (
-                torch.where(hit, t, torch.nan),
-                torch.where(hit, index, -1),
-                x.masked_fill(column(~hit, x), torch.nan),
-                v.masked_fill(column(~hit, v), torch.nan),
-            )
-        )
+        for k, hit in enumerate(together.unbind(-1)):
+            if bool(hit.any()):
+                index = torch.where(hit, k, -1)
+                lost = column(~hit, x)
+                x_there, v_there = (p.masked_fill(lost, torch.nan) for p in (x, v))
+                time = torch.where(hit, t, torch.nan)
+                self.events.append((time, index, x_there, v_there))
+                self.count = self.count + hit
         self.nodes.append(t.detach())
         self.steps[-1].append(t.detach())
 
@@ -273,7 +274,22 @@ class Log:
             event=last if each or ended else None,
             events=self.all_events() if walk.events else None,
             status=words if each else words[0],
+            end=self.end(state),
         )  # fmt: skip
+
+    def end(self, state: State) -> End | None:
+        """With what another solve goes on."""
+        how, walk = self.walk.how, self.walk
+        if not ends(how):
+            return None
+        copy = state[1] if isinstance(how, Coupled) else None
+        if walk.control is None:
+            return End(how, copy)
+        length: Any = walk.lengths
+        previous: Any = walk.previous
+        if not walk.per_sample:
+            length, previous = float(length), float(previous)
+        return End(how, copy, length, previous)
 
     def step_times(self) -> Tensor:
         """Where the steps of each sample began and ended."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..monitor import WrappedField
 from ..plan.moves import Kick, checked
+from ..solution import End
 from ..systems.equations import System, acceleration
 from ..systems.problem import Problem
 
@@ -75,6 +76,10 @@ class Form(NamedTuple):
     args: tuple[Any, ...]
     leave: Callable[[Tensor], State]
     enter: Callable[[Tensor, Tensor], Tensor]
+
+    def both(self, end: End) -> State:
+        """Two copies that start together, or go on as another solve has left them."""
+        return self.start, self.start if end.copy is None else end.copy
 
     @classmethod
     def of(cls, problem: Problem, field: Any = None) -> "Form":

@@ -258,11 +258,13 @@ class Walk(Pace):
             self.control.check(start)
             with torch.no_grad():
                 clock = [float(t.reshape(-1)[0]) for t in (self.t[0], self.t[-1])]
-                force = self.stride.pull(self.pull_time(now.detach()), start[0])
-                h = self.control.first or first_step(
-                    self.control, self.stride.slopes, (*start, force), clock
-                )
-            self.lengths = self.lengths + h
+                h = self.control.first
+                if h is None:
+                    force = self.stride.pull(self.pull_time(now.detach()), start[0])
+                    h = first_step(
+                        self.control, self.stride.slopes, (*start, force), clock
+                    )
+            self.lengths = self.each(h)
         elif self.options.step_size is not None:
             self.lengths = self.lengths + self.options.step_size
         else:
@@ -282,7 +284,7 @@ class Walk(Pace):
         self.whole = torch.where(path.fired.any(-1), path.upper, 1.0)
         if not torch.is_grad_enabled():
             return path.states, grid
-        if now.requires_grad or self.grid.requires_grad:
+        if checks.differentiated(now) or checks.differentiated(self.grid):
             moved = now - now.detach()
             columns, begin, shift = [grid[..., 0] + moved], path.nodes[0], moved
             for k, goal in enumerate(path.goals, 1):
@@ -315,7 +317,7 @@ class Walk(Pace):
         return self.retrace(grid, keep, state), grid
 
     def happen(self, path: Stretch, state: State, start: Tensor) -> Any:
-        """Time, state and index of events, with their gradients."""
+        """Time and state of events, the first function, and all that are zero there."""
         hit, here = path.fired.any(-1), tuple(p.detach() for p in state[:2])
         begin = start.detach()
         with torch.no_grad():
@@ -340,4 +342,11 @@ class Walk(Pace):
             torch.where(column(hit, new), new, old)
             for new, old in zip(end, state[:2], strict=True)
         )
-        return event_t, end, index
+        with torch.no_grad():
+            # What else is zero here would be no event at the start of what follows.
+            here = tuple(part.detach() for part in end)
+            after, _ = first_sign(self, here, event_t.detach())
+            together = (after != self.sign) & (self.sign != 0)
+            together = together & self.events.counts(self.sign < 0)
+            together = together.scatter(-1, index.unsqueeze(-1), True)
+        return event_t, end, index, together & hit.unsqueeze(-1)

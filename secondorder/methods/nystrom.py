@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import differentiated
 from ..gradients import Gradient
 from ..gradients.checkpoint import in_segments
 from ..monitor import MonitoredField
@@ -179,7 +180,7 @@ def nystrom_step(
         times = time_of(t + h * spread(nodes, h), like).unbind()
         grow: Any = growth(h) if damped else None
         slope = v + own * x if damped else v
-        h = h.to(like) if h.requires_grad or h.ndim else h.item()
+        h = h.to(like) if differentiated(h) or h.ndim else h.item()
         forces: list[Tensor] = []
         for i, time in enumerate(times):
             y = x

@@ -26,8 +26,8 @@ State = Any  # (x, v), or (x, v, force) between the steps of a pair
 DONE, EVENT, FAILED, STEPS, STUCK = range(5)
 STATUS = ("done", "event", "failed", "max_steps", "stuck")
 WHY = {
-    FAILED: "the step underflows, as the solution or the field has a singularity or is "
-    "not finite there",
+    FAILED: "the step underflows, as the solution or the field has a singularity, or "
+    "one of these or an event function is not finite there",
     STEPS: "the steps ran out; allow more with `max_steps`, or loosen the tolerances",
     STUCK: "events follow one another within rounding, or the state rests on one; end "
     "the solve before with `max_events`, or let `on_event` move the state away",
@@ -79,7 +79,16 @@ class Pace:
         self.first = torch.zeros_like(self.going)
         self.ended = self.latest = torch.full_like(self.accepted, -1)
         self.since = self.stopped = zero
-        self.control = self.stride.control(self.options)
+        control = self.stride.control(self.options)
+        self.control: Any = control and control.after(problem.goes_on(self.how))
+        if self.control:
+            self.previous = self.each(self.control.previous)
+
+    def each(self, number: Any) -> Tensor:
+        """A number for each sample; of several for one clock, the least."""
+        numbers = torch.as_tensor(number, device=self.lengths.device).to(self.lengths)
+        fits = numbers.shape in ((), self.lengths.shape)
+        return (numbers if fits else numbers.min()).expand(self.lengths.shape)
 
     def propose(self, rest: Tensor) -> Tensor:
         """The next step of each sample, with its sign."""

@@ -21,7 +21,7 @@ from ..plan.flows import FLOWS
 from ..plan.grid import inward, merge, step_counts
 from ..plan.known import known_plan, noted
 from ..plan.moves import Plan, evaluations, walk
-from ..solution import DenseOutput, Solution, Stats, quintic_hermite
+from ..solution import DenseOutput, End, Solution, Stats, quintic_hermite
 from ..systems.equations import FirstOrder, System
 from ..systems.numbers import in_dtype
 from ..systems.problem import Problem
@@ -181,7 +181,8 @@ class Splitting:
         if keep is not None:
             xs, vs = xs[keep], vs[keep]
         stats = Stats(cost, accepted=sum(counts))
-        return Solution(problem.t, xs, vs, stats, dense)
+        end = None if self.takes_velocity else End(self)
+        return Solution(problem.t, xs, vs, stats, dense, end=end)
 
     def step(self, problem: Problem) -> Step:
         """One step, in the coordinates of the problem."""

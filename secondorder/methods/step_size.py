@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..solution import End
 from ..systems.equations import same
 
 Nodes = list[tuple[int, float]]
@@ -64,12 +65,16 @@ class Path(NamedTuple):
     states : list of (Tensor, Tensor)
         The states (x, v) at the requested times.
     accepted, rejected : int
+    length, previous : float
+        Of the step that would come next, and the error of the last one.
     """
 
     nodes: Nodes
     states: list[tuple[Tensor, Tensor]]
     accepted: int
     rejected: int
+    length: float = 0.0
+    previous: float = 1.0
 
 
 class Control(NamedTuple):
@@ -91,6 +96,8 @@ class Control(NamedTuple):
         ``check((x, v))`` raises where the tolerances are below the rounding of a state.
     first : float, optional
         The first step to try; guessed without.
+    previous : float
+        The error of the step before it, 1 where there was none.
     """
 
     order: int
@@ -99,7 +106,14 @@ class Control(NamedTuple):
     max_steps: int
     describe: Callable[[Tensor], str]
     check: Callable[[Any], Any] = same
-    first: float | None = None
+    first: Any = None
+    previous: Any = 1.0
+
+    def after(self, end: End) -> "Control":
+        """The same where a solve goes on from another one."""
+        if self.first is not None or end.length is None:
+            return self
+        return self._replace(first=end.length, previous=end.previous)
 
 
 def step_through(
@@ -138,7 +152,7 @@ def step_through(
     states: list[Any] = [start[:2]]
     nodes: Nodes = [(0, 0.0)]
     state: Any = start
-    accepted, rejected, previous = 0, 0, 1.0
+    accepted, rejected, previous = 0, 0, float(control.previous)
     wall: Wall | None = None
     lost: list[
         tuple[float, float]
@@ -190,7 +204,7 @@ def step_through(
                     stop = begin + until * (end - begin)
                     wall = Wall(stop, tried / (2 * error), before)
         states.append(state[:2])
-    return Path(nodes, states, accepted, rejected)
+    return Path(nodes, states, accepted, rejected, h, previous)
 
 
 def is_jump(lost: Sequence[tuple[float, float]], order: int) -> bool:

@@ -99,6 +99,10 @@ class Stride:
         if isinstance(self.how, Adaptive):
             self.step = self.how.stepper(self.core, self.problem.x, self.pull)
 
+    def start(self) -> State:
+        """Where the solve begins."""
+        return self.enter(self.problem.x, self.problem.v)
+
     def enter(self, x: Tensor, v: Tensor) -> State:
         """A state of the problem, inside."""
         return self.inward(x), self.inward(v)
@@ -174,6 +178,10 @@ class CoupledStride(Stride):
         self.form = Form.of(self.problem, self.field)
         self.pull = Pull(self.form.field, self.form.args)
         self.step = self.how.stepper(self.pull)
+
+    def start(self) -> State:
+        """Where the solve begins."""
+        return self.form.both(self.problem.goes_on(self.how))
 
     def enter(self, x: Tensor, v: Tensor) -> State:
         """Both copies start at one state."""

@@ -52,6 +52,8 @@ class StructuredSolution(Solution):
 
 def structured(system: Any, state: Any) -> bool:
     """Whether a state is the pair of structures, or of one and None."""
+    if isinstance(state, StructuredSolution):
+        return True
     first_order = isinstance(system, System) and system.first_order
     if first_order and isinstance(state, Mapping):
         return True
@@ -71,15 +73,21 @@ def solve_structured(solve: Callable[..., Any], given: dict[str, Any]) -> Any:
         All its arguments by name, the state a structure.
     """
     system, state = checks.system(given["system"], System), given["state"]
-    tree, velocities = (state, None) if isinstance(state, Mapping) else state
+    start: Any
     grids = given.get("t")
     rows = given["per_sample"] or (isinstance(grids, Tensor) and grids.ndim == 2)
-    layout = Layout(tree, rows)
-    x = layout.join(tree, "x0")
-    start = x, layout.velocity(velocities, x)
+    if isinstance(state, StructuredSolution):
+        layout, start, x = state.layout, state.flat, state.flat.x
+    else:
+        tree, velocities = (state, None) if isinstance(state, Mapping) else state
+        layout = Layout(tree, rows)
+        x = layout.join(tree, "x0")
+        start = x, layout.velocity(velocities, x)
     flat = flattened(system, layout, x.device)
     call = {**given, "system": flat, "state": start}
     call["event_fn"] = for_each(given["event_fn"], layout)
+    if "save" in given:
+        call["save"] = for_each(given["save"], layout)
     if "on_event" in given:
         call["on_event"] = for_each(given["on_event"], layout, back=True)
     found = solve(**call)

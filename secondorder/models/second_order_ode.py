@@ -8,6 +8,7 @@ ICML 2021, eq. (5).
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from ..methods import (
     compile_route,
     find_method,
 )
+from ..methods.saving import ends, solve_saving
+from ..methods.transforms import transformable
 from ..plan import Plan, compile_map
 from ..solution import Solution
 from ..systems import Problem, SecondOrder, System, epsilon_from_gamma
@@ -150,11 +153,23 @@ class SecondOrderODE(WithNumbers):
         """
         return self.solve(x, 1, args).x[-1]
 
-    def trajectory(self, x: Tensor, *args: Any) -> Solution:
-        """Return the ``Solution`` at the ``steps + 1`` step times, from 0 to t1."""
-        return self.solve(x, self.steps, args)
+    def trajectory(
+        self, x: Tensor, *args: Any, save: Callable[..., Any] | None = None
+    ) -> Solution:
+        """Return the ``Solution`` at the ``steps + 1`` step times, from 0 to t1.
 
-    def solve(self, x: Tensor, intervals: int, args: tuple[Any, ...]) -> Solution:
+        With ``save(t, x, v)`` it keeps what that returns, as in ``odeint``.
+        """
+        return self.solve(x, self.steps, args, save)
+
+    @transformable
+    def solve(
+        self,
+        x: Tensor,
+        intervals: int,
+        args: tuple[Any, ...],
+        save: Callable[..., Any] | None = None,
+    ) -> Solution:
         """Solve to t1 through so many intervals."""
         self.check_numbers()
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
@@ -170,7 +185,10 @@ class SecondOrderODE(WithNumbers):
         )
         h = abs(self.step) if fixed and intervals == 1 else None
         options = check_fit(self.method, self.gradient, problem, h)
-        return self.method.solve(problem, self.gradient, options)
+        run = partial(self.method.solve, gradient=self.gradient, options=options)
+        if save is not None:
+            return solve_saving(run, problem, save, not ends(self.method))
+        return run(problem)
 
     def times(self, x: Tensor, intervals: int) -> Tensor:
         """The ends of so many intervals from 0 to t1."""

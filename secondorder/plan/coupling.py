@@ -71,10 +71,12 @@ def coupled_plan(
 
 def mixings(share: float, h: Tensor, like: Tensor) -> list[Mix]:
     """The mixing of each interval; samples whose steps have length 0 are not mixed."""
-    still = (h.detach() == 0).reshape(len(h), -1)
-    waiting = still.any(1).tolist() if h.ndim > 1 else [False] * len(h)
-    mix, weights = Mix(share), torch.full_like(h.detach(), share).to(like)
-    weights = weights.masked_fill((h.detach() == 0).to(like.device), 1.0)
+    mix = Mix(share)
+    if h.ndim == 1:
+        return [mix] * len(h)
+    still = (h.detach() == 0).to(like.device)
+    weights = torch.full_like(still, share, dtype=like.dtype).masked_fill(still, 1.0)
+    waiting = still.flatten(1).any(1).tolist()
     pairs = zip(weights, waiting, strict=True)
     return [Mix(weight) if waits else mix for weight, waits in pairs]
 

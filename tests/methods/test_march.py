@@ -233,6 +233,40 @@ def test_directions_records_and_several_events(method):
 
 
 @pytest.mark.parametrize("method", SOME)
+@pytest.mark.parametrize("each", [False, True])
+def test_what_happens_at_one_time_happens_together(method, each):
+    """A ball meets floor and wall in the corner; a record there stops nothing."""
+    gravity = torch.tensor([-1.0, 0.0], dtype=D)
+    system = so.Newton(lambda t, x: gravity.expand_as(x))
+    x, v = torch.tensor([[0.5, 1.0]], dtype=D), torch.tensor([[0.0, -1.0]], dtype=D)
+
+    def bounce(k):
+        sign = torch.ones(2, dtype=D)
+        sign[k] = -1
+        return lambda t, x, v: (x, sign * v)
+
+    def at(k):
+        return lambda t, x, v: x[:, k] if each else x[0, k]
+
+    def solve(*events):
+        return so.odeint(
+            system, (x, v), tensor(0.0, 1.5), event_fn=list(events), per_sample=each,
+            **steps(method, 0.3),
+        )  # fmt: skip
+
+    clock = so.Event(lambda t, x, v: t - 1.0, terminal=False)
+    both = [so.Event(at(k), direction=-1, on_event=bounce(k)) for k in (0, 1)]
+    sol = solve(clock, *both)
+    assert sol.events.index.flatten().tolist() == [0, 1, 2]
+    torch.testing.assert_close(sol.events.t.flatten(), tensor(1.0, 1.0, 1.0))
+    exact = torch.tensor([[0.375, 0.5]], dtype=D)
+    torch.testing.assert_close(sol.x[-1], exact, rtol=1e-12, atol=0)
+    sol = solve(clock, so.Event(at(1), terminal=False), at(0))
+    assert int(sol.event) == 2 and sol.t[..., -1].item() == pytest.approx(1.0)
+    assert sol.events.index.flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("method", SOME)
 @pytest.mark.parametrize("r", [0.5, 0.0])
 def test_a_ball_at_rest_neither_hangs_nor_falls_through(method, r):
     with pytest.raises(RuntimeError, match="`max_events`"):
