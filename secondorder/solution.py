@@ -272,12 +272,13 @@ class Solution(Pair):
         -------
         x, v : Tensor
             ``(..., *x0.shape)``.  At a requested time of the grid, the state itself.
+            With ``per_sample`` NaN for samples that have ended, or failed, by then.
 
         Raises
         ------
         ValueError
-            Outside the interval, for per-sample time grids, or where a solver keeps no
-            dense output.
+            Outside the interval, for per-sample time grids of fixed steps, or where
+            nothing is kept in between.
 
         Notes
         -----

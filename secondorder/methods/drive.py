@@ -20,11 +20,11 @@ from .event_functions import Happened, Watched, find_events
 from .event_search import NEAR, column, event_rate, is_rounded_zero, pick
 from .march import Walk
 from .method import Options
+from .own_dense import OwnDense
 from .pace import EVENT, FAILED, STATUS, STUCK
 from .saving import ends
 from .slopes import slopes
 from .splitting import Splitting
-from .stride import OwnSteps
 
 State = Any
 MOST_EVENTS = 10_000
@@ -322,26 +322,25 @@ class Log:
 
     def dense(self) -> DenseOutput | None:
         """The states in between."""
-        walk, problem, how = self.walk, self.walk.problem, self.walk.how
-        if walk.per_sample:
-            if walk.events is not None or problem.t.ndim == 2 or not problem.x.numel():
-                return None
-            how = OwnSteps(how)
+        walk, problem, each = self.walk, self.walk.problem, self.walk.per_sample
+        if each and not problem.x.numel():
+            return None
         times, xs, vs = zip(*self.pieces, strict=True)
-        ys, ws = torch.stack(xs), torch.stack(vs)
-        ts = walk.grid if walk.per_sample else torch.stack(times)
+        ts, ys, ws = (torch.stack(parts) for parts in (times, xs, vs))
         divided: list[Any] = [
             walk.stride.noted(torch.stack(nodes, -1), start)
             for nodes, start in zip(self.steps[:-1], self.starts, strict=False)
         ]
         broken = tuple(self.broken) if any(self.broken) else ()
-        if not walk.per_sample and len(ts) > 1 and bool(ts[-1] == ts[-2]):
+        if len(ts) > 1 and not each and bool(ts[-1] == ts[-2]):
             # A map at the very end is not between anything.
             ts, ys, ws, divided = ts[:-1], ys[:-1], ws[:-1], divided[:-1]
             broken = broken[:-1]
+        ts = ts.mT if each else ts
         if problem.system.first_order:
             ws = slopes(problem.system, ts, ys, problem.args, walk.route)
-        return DenseOutput(how, problem, ts, ys, ws, tuple(divided), broken)
+        kind = OwnDense if each else DenseOutput
+        return kind(walk.how, problem, ts, ys, ws, tuple(divided), broken)
 
 
 def check_events(

@@ -7,7 +7,6 @@ method, of which y is the result.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from ..monitor import WrappedField
 from ..plan import Record
 from ..plan.compile import check_damping
 from ..plan.grid import Window
-from ..solution import DenseOutput
 from ..systems.equations import as_double
 from ..systems.problem import Problem
 from .adaptive import Adaptive, Pull, derivative, each_sample, time_of
@@ -250,39 +248,3 @@ class CoupledStride(Stride):
 def stride_of(how: Any, problem: Problem) -> Stride:
     """The steps of a method."""
     return (CoupledStride if isinstance(how, Coupled) else Stride)(how, problem)
-
-
-@dataclass(frozen=True)
-class OwnSteps:
-    """Dense output where each sample has steps of its own."""
-
-    how: Any
-
-    @property
-    def name(self) -> str:
-        """That of the method."""
-        return self.how.name
-
-    def between(self, dense: DenseOutput, i: int, times: Tensor) -> State:
-        """The steps of an interval again, and part of one to each time."""
-        nodes, start = dense.steps[i]
-        stride = stride_of(self.how, dense.problem)
-        stride = stride.within(dense.t, dense.broken, i)
-        begin = start or stride.enter(dense.x[i], dense.v[i])
-        states: list[Any] = [(*begin, None)]
-        for k in range(nodes.shape[-1] - 2):
-            begin = nodes[:, k]
-            states.append(stride.step(begin, nodes[:, k + 1] - begin, states[-1])[0])
-        ys, zs = (torch.stack(p) for p in zip(*(s[:2] for s in states), strict=True))
-        sign, found = torch.sign(nodes[:, -1] - nodes[:, 0]), []
-        for time in times.double():
-            passed = sign * (time.detach() - nodes.mT[:-1]) >= 0
-            k = (passed.sum(0) - 1).clamp(min=0)
-            each = torch.arange(len(k), device=k.device)
-            begin = nodes[each, k]
-            whole = nodes[each, k + 1] - begin
-            whole = torch.where(whole == 0, 1.0, whole)
-            y = stride.part(begin, time - begin, (ys[k, each], zs[k, each]), whole)
-            found.append(stride.leave(y))
-        x, v = (torch.stack(parts) for parts in zip(*found, strict=True))
-        return x, v

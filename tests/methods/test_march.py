@@ -179,6 +179,36 @@ def test_each_sample_bounces_for_itself(method):
 
 
 @pytest.mark.parametrize("method", SOME)
+def test_what_is_between_the_times_of_samples_that_bounce(method):
+    h = torch.tensor([[0.1], [1.0], [3.0]], dtype=D, requires_grad=True)
+    sol = bounce(method, h, most=None, end=3.0, per_sample=True)
+    times = tensor(0.0, 0.2, 1.0, 1.7, 2.0, 2.9, 3.0)
+    x, v = sol(times)
+    for k in range(3):
+        y, w = bounce(method, h[k], most=None, end=3.0)(times)
+        torch.testing.assert_close(x[:, k], y, rtol=0, atol=1e-11)
+        torch.testing.assert_close(v[:, k], w, rtol=0, atol=1e-11)
+        (slope,) = torch.autograd.grad(x[1, k, 0], h, retain_graph=True)
+        (alone,) = torch.autograd.grad(y[1, 0], h)
+        torch.testing.assert_close(slope, alone, rtol=1e-9, atol=1e-9)
+    # Where a sample has ended there is nothing more, and times may differ.
+    t = torch.tensor([[0.0, 3.0], [0.5, 2.0], [1.0, 9.0]], dtype=D)
+    ended = so.odeint(
+        falling(),
+        (h.detach(), None),
+        t,
+        event_fn=floor,
+        per_sample=True,
+        **steps(method),
+    )
+    fell = ended(1.0)[0].flatten()
+    assert fell.isnan().tolist() == [True, False, False]
+    torch.testing.assert_close(fell[1:], tensor(0.875, 3.0), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match=r"lie in \[0, 3.4"):
+        ended(5.0)
+
+
+@pytest.mark.parametrize("method", SOME)
 def test_samples_end_at_events_of_their_own(method):
     h = torch.tensor([[0.5], [2.0], [30.0]], dtype=D)
     sol = so.odeint(
@@ -402,6 +432,7 @@ def test_one_sample_that_fails_does_not_end_the_batch(method):
     assert sol.status == ["failed", "done"]
     assert sol.x[1, 0].item() == pytest.approx(2.0, rel=1e-4)
     assert sol.x[2].isnan().flatten().tolist() == [True, False]
+    assert sol(1.5)[0].isnan().flatten().tolist() == [True, False]
     sol = mixed(omega, True, method, max_steps=20, throw=False, times=(0.0, 20.0))
     assert "max_steps" in sol.status
 
