@@ -36,13 +36,14 @@ from .methods import (
 from .methods.adaptive import Adaptive
 from .methods.drive import check_events, march
 from .methods.event_search import Search, find_step, refine_event
+from .methods.saving import resumable
 from .methods.slopes import slopes
 from .methods.structured import solve_structured, structured
 from .methods.transforms import transformable
 from .monitor import MonitoredField
-from .solution import DenseOutput, Solution, Stats
-from .systems import Problem, System, check_state
-from .systems.problem import forced
+from .solution import DenseOutput, End, Solution, Stats
+from .systems import Problem, System
+from .systems.problem import beginning, check_end, forced
 
 MOST_STEPS = 10_000
 
@@ -50,7 +51,7 @@ MOST_STEPS = 10_000
 @transformable
 def odeint_event(
     system: System,
-    state: tuple[Any, Any] | Mapping[Any, Any] | Tensor,
+    state: tuple[Any, Any] | Mapping[Any, Any] | Tensor | Solution,
     t0: float | Tensor,
     *,
     event_fn: Callable[..., Tensor],
@@ -73,7 +74,7 @@ def odeint_event(
         What is solved.
     state : (Tensor, Tensor or None)
         Position and velocity at ``t0``, each ``(..., d)``, or structures of tensors as
-        in ``odeint``.
+        in ``odeint``, or a ``Solution`` to go on from.
     t0 : float or Tensor
         Initial time, 0-d; with ``per_sample`` also ``(batch,)``.
     event_fn : callable
@@ -138,9 +139,11 @@ def odeint_event(
     if structured(system, state):
         return cast(tuple[Tensor, Solution], solve_structured(odeint_event, locals()))
     system = forced(checks.system(system, System), forcing)
-    x, v = check_state(system, state)
+    x, v, resumed = beginning(system, state)
     kind = t0.dtype if isinstance(t0, Tensor) else torch.float64
     t0 = checks.start_time(t0, x, per_sample)
+    if isinstance(state, Solution):
+        check_end(state, t0.unsqueeze(-1))
     how, route = find_method(method), find_gradient(gradient, GRADIENTS)
     if not callable(event_fn):
         got = type(event_fn).__name__
@@ -176,7 +179,7 @@ def odeint_event(
         most = math.inf if step_size is None else MOST_STEPS * step_size
         wait = most if horizon is None else float(horizon)
         span = torch.stack([t0, t0 + (-wait if reverse_time else wait)], -1)
-        problem = Problem(system, x, v, span, tuple(args))
+        problem = Problem(system, x, v, span, tuple(args), end=resumed)
         options = options._replace(max_steps=MOST_STEPS if chooses else None)
         watched = check_events(how, problem, options, event_fn, None, None, per_sample)
         found = march(how, problem, route, options, watched, per_sample, throw=False)
@@ -214,7 +217,8 @@ def odeint_event(
         steps_taken = (torch.cat([nodes, t[1:]]),)
     dense = DenseOutput(how, problem, t, xs, vs, steps_taken)
     event = index if per_sample else int(index)
-    return event_t.to(kind), Solution(t, xs, vs, stats, dense, event)
+    end_of = End(how) if resumable(how) else None
+    return event_t.to(kind), Solution(t, xs, vs, stats, dense, event, end=end_of)
 
 
 def reached(solution: Solution, name: str, wait: float) -> Tensor:

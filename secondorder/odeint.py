@@ -14,7 +14,7 @@ from torch import Tensor
 from .gradients import GRADIENTS, Gradient, find_gradient
 from .methods import Method, check_fit, compile_route, find_method
 from .methods.drive import check_events, march
-from .methods.saving import ends, solve_saving
+from .methods.saving import resumable, solve_saving
 from .methods.structured import solve_structured, structured
 from .methods.transforms import transformable
 from .monitor import Monitor
@@ -181,5 +181,6 @@ def odeint(
             "or `per_sample=True`"
         )
     if save is not None:
-        return solve_saving(solve, problem, save, marching or progress or not ends(how))
+        whole = marching or progress or not resumable(how)
+        return solve_saving(solve, problem, save, whole)
     return solve(problem)

@@ -22,7 +22,7 @@ from .march import Walk
 from .method import Options
 from .own_dense import OwnDense
 from .pace import EVENT, FAILED, STATUS, STUCK
-from .saving import ends
+from .saving import resumable
 from .slopes import slopes
 from .splitting import Splitting
 
@@ -280,7 +280,7 @@ class Log:
     def end(self, state: State) -> End | None:
         """With what another solve goes on."""
         how, walk = self.walk.how, self.walk
-        if not ends(how):
+        if not resumable(how):
             return None
         copy = state[1] if isinstance(how, Coupled) else None
         if walk.control is None:

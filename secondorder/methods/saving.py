@@ -63,7 +63,7 @@ def solve_saving(
     return last
 
 
-def ends(method: Any) -> bool:
+def resumable(method: Any) -> bool:
     """Whether another solve can go on from the end of one by this method."""
     return not isinstance(method, External) and not (
         isinstance(method, Splitting) and method.takes_velocity

@@ -27,7 +27,7 @@ from ..methods import (
     compile_route,
     find_method,
 )
-from ..methods.saving import ends, solve_saving
+from ..methods.saving import resumable, solve_saving
 from ..methods.transforms import transformable
 from ..plan import Plan, compile_map
 from ..solution import Solution
@@ -187,7 +187,7 @@ class SecondOrderODE(WithNumbers):
         options = check_fit(self.method, self.gradient, problem, h)
         run = partial(self.method.solve, gradient=self.gradient, options=options)
         if save is not None:
-            return solve_saving(run, problem, save, not ends(self.method))
+            return solve_saving(run, problem, save, not resumable(self.method))
         return run(problem)
 
     def times(self, x: Tensor, intervals: int) -> Tensor:

@@ -72,16 +72,21 @@ def check_problem(
 ) -> Problem:
     """Check the arguments of a solve and put them together."""
     system = checks.system(system, System)
-    start = state
-    if isinstance(state, Solution):
-        check_end(state, checks.times(t, state.x[-1]))
-        start = (state.x[-1], None if system.first_order else state.v[-1])
-    x, v = check_state(system, start)
+    x, v, end = beginning(system, state)
     system.check_shapes(x)
     t = checks.times(t, x)
-    end = state.end if isinstance(state, Solution) else None
+    if isinstance(state, Solution):
+        check_end(state, t)
     system = forced(system, forcing, t)
     return Problem(system, x, v, t, tuple(args), breakpoints, monitor, None, end)
+
+
+def beginning(system: System, state: Any) -> tuple[Tensor, Tensor, End | None]:
+    """Where a solve starts, which may be where another one has ended."""
+    if not isinstance(state, Solution):
+        return *check_state(system, state), None
+    last = state.x[-1], None if system.first_order else state.v[-1]
+    return *check_state(system, last), state.end
 
 
 def check_end(solution: Solution, t: Tensor) -> None:

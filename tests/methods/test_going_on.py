@@ -135,6 +135,20 @@ def test_events_go_on_and_are_saved(method):
     assert again.status == ["done", "done"] and again.events.t.shape[0] == 0
 
 
+@pytest.mark.parametrize("method", ["verlet", "rkn8", "coupled_rk4", "coupled_dopri5"])
+def test_from_one_event_to_the_next(method):
+    spring, t = so.Newton(lambda t, x: -x), torch.zeros((), dtype=D)
+    sol, found = (torch.ones(1, dtype=D), None), []
+    for _ in range(3):
+        t, sol = so.odeint_event(
+            spring, sol, t, event_fn=lambda t, x, v: x[0], **how(method)
+        )
+        found.append(t.item() / math.pi)
+    assert found == pytest.approx([0.5, 1.5, 2.5], abs=1e-3)
+    sol = so.odeint(spring, sol, [t.item(), t.item() + math.pi], **how(method))
+    assert sol.v[-1].item() == pytest.approx(1.0, abs=1e-3)
+
+
 def test_structures_and_models():
     system = so.Newton(lambda t, s: {"a": -s["a"], "b": s["a"].sum(-1) - s["b"]})
     start = {"a": noise(3, 2), "b": noise(3)}
