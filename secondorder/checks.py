@@ -54,12 +54,11 @@ def positive(value: Any, name: str, zero: bool = False) -> Number:
             raise TypeError(
                 f"`{name}` must be a float or a tensor, got {type(value).__name__}"
             ) from None
-    number = value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
-    number = number.detach()
-    if not number.is_floating_point():
-        raise TypeError(f"`{name}` must be real floating point, got {number.dtype}")
-    fine = number >= 0 if zero else number > 0
-    if not bool((fine & number.isfinite()).all()):
+    elif not value.is_floating_point():
+        raise TypeError(f"`{name}` must be real floating point, got {value.dtype}")
+    inside: Any = value >= 0 if zero else value > 0
+    inside = inside & (value < math.inf)
+    if not (bool(inside.all()) if isinstance(inside, Tensor) else inside):
         limit = ">= 0" if zero else "> 0"
         advice = ""
         if name == "epsilon":

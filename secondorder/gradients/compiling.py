@@ -21,6 +21,7 @@ from ..monitor import WrappedField, owner_of
 from ..plan.rows import Unpackable
 from ..systems.fields import Forced
 from .chunks import float_backward, float_forward, grid_backward, grid_forward
+from .lowering import options
 from .precision import autocast_state
 
 MOST = 64  # kinds of calls of one function that are known
@@ -157,12 +158,12 @@ class Compiled:
     def backend(self, graph: Any, inputs: Any) -> Any:
         """Compile a graph; count it."""
         self.made += 1
-        options = {} if any(cuda(i) for i in inputs) else {"cpp_wrapper": True}
+        host = not any(cuda(i) for i in inputs)
         with warnings.catch_warnings():  # torch's own, about itself
             warnings.simplefilter("ignore")
             from torch._inductor.compile_fx import compile_fx
 
-            return compile_fx(graph, inputs, config_patches=options)
+            return compile_fx(graph, inputs, **options(host))
 
     def __call__(self, key: Any, *args: Any) -> tuple[Any, Artefact]:
         """Run it, compiling where there is nothing yet for such arguments."""

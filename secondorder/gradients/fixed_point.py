@@ -171,22 +171,35 @@ def unit_of(size: Tensor, double: bool = True) -> Tensor:
         by the largest of its sample (along the first axis) or of its coordinate (along
         the last), whichever is less.
     """
-    size = torch.nan_to_num(size.detach().double(), 0.0, 0.0)
-    if not size.numel():
-        return torch.ones((), dtype=torch.float64, device="cpu")
-    rows = size.flatten(1).amax(1) if size.ndim > 1 else size.amax().reshape(1)
+    size = torch.nan_to_num(size.detach(), 0.0, 0.0)
+    top, least, rows, columns = magnitudes(size)
+    if least >= top * 2.0**-SPREAD:  # or if all is zero
+        number = unit_above(top, double) if top else 1.0
+        return torch.tensor(number, dtype=torch.float64, device="cpu")
     rows = rows.reshape(-1, *[1] * (size.ndim - 1))
-    columns = size.reshape(-1, size.shape[-1]).amax(0) if size.ndim else size
-    # What is zero throughout has no magnitude of its own.
     each = torch.minimum(nonzero(rows), nonzero(columns))
-    top, least = torch.stack(
-        [size.max(), each.min()]
-    ).tolist()  # one look at the device
-    if top == 0:
-        return torch.ones((), dtype=torch.float64, device="cpu")
-    if least >= top * 2.0**-SPREAD:
-        return power_above(torch.tensor(top, dtype=torch.float64, device="cpu"), double)
     return power_above(each.clamp(max=top), double).expand(size.shape).contiguous()
+
+
+def magnitudes(size: Tensor) -> tuple[float, float, Tensor, Tensor]:
+    """The largest number, the least of a sample's or coordinate's largest, and these.
+
+    What is zero throughout has no magnitude of its own.
+    """
+    if not size.numel():
+        return 0.0, 0.0, size, size
+    rows = size.flatten(1).amax(1) if size.ndim > 1 else size.amax().reshape(1)
+    columns = size.reshape(-1, size.shape[-1]).amax(0) if size.ndim else rows
+    both = torch.cat([rows, columns])
+    top, least = torch.stack([both.max(), nonzero(both).min()]).tolist()
+    return top, least, rows, columns
+
+
+def unit_above(top: float, double: bool) -> float:
+    """The next power of two above a number, within the bounds of ``power_above``."""
+    half, bits = math.frexp(top)
+    bits -= half == 0.5
+    return 2.0 ** min(max(bits, -900 if double else -100), 900)
 
 
 def nonzero(size: Tensor) -> Tensor:

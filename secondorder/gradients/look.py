@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..monitor import MonitoredField
 from ..plan.rows import Unpackable
@@ -11,10 +11,13 @@ from .chunks import Holder
 from .survey import Survey, has_any_global_hook
 
 # What layers of ``layers.LAYERS`` are made of besides weights.
-SETTINGS = (
-    "training", "eps", "normalized_shape", "negative_slope", "alpha", "approximate",
-    "beta", "threshold",
-)  # fmt: skip
+SETTINGS = {
+    nn.LayerNorm: ("normalized_shape", "eps"),
+    nn.LeakyReLU: ("negative_slope",),
+    nn.ELU: ("alpha",),
+    nn.GELU: ("approximate",),
+    nn.Softplus: ("beta", "threshold"),
+}
 
 
 class Look(NamedTuple):
@@ -53,13 +56,16 @@ class Look(NamedTuple):
         layout: list[Any] = [type(field), getattr(field, "__name__", None)]
         for module in modules:
             own = vars(module)
-            layout += [type(module), *(own.get(name) for name in SETTINGS)]
-            layout += [(n, places.get(id(m))) for n, m in own["_modules"].items()]
+            kind = type(module)
+            layout += kind, own["training"]
+            layout += [own[name] for name in SETTINGS.get(kind, ())]
+            for name, child in own["_modules"].items():
+                layout += name, places.get(id(child))
             for name, p in own["_parameters"].items():
                 if p is None or not p.requires_grad:
-                    layout.append((name, None))
+                    layout += name, None
                     continue
-                layout.append((name, order.setdefault(id(p), len(order))))
+                layout += name, order.setdefault(id(p), len(order))
                 learned.setdefault(id(p), p)
         return cls(survey, list(learned.values()), tuple(layout))
 

@@ -20,6 +20,7 @@ from ..plan.moves import Kick, checked
 from ..solution import Stats
 from ..systems.equations import System, same
 from ..systems.fields import Forced
+from ..systems.numbers import WithNumbers
 from .slopes import slopes
 
 State = tuple[Tensor, Tensor]
@@ -185,8 +186,20 @@ def callbacks(system: System, name: str) -> list[Callable[..., Any]]:
     owners: list[Any] = [system, system.field]
     while isinstance(owners[-1], Forced):
         owners.append(owners[-1].field)
-    found = (getattr(owner, name, None) for owner in owners)
+    found = (getattr(owner, name, None) for owner in owners if has(owner, name))
     return [callback for callback in found if callable(callback)]
+
+
+def has(owner: Any, name: str) -> bool:
+    """Whether an object may have an attribute, quickly for modules, which tell late."""
+    if not isinstance(owner, nn.Module):
+        return True
+    own = type(owner).__getattr__ not in (
+        nn.Module.__getattr__,
+        WithNumbers.__getattr__,
+    )
+    tables = vars(owner), owner._modules, owner._parameters, owner._buffers
+    return own or hasattr(type(owner), name) or any(name in t for t in tables)
 
 
 def check_event(

@@ -12,15 +12,22 @@ from torch import Tensor
 
 from ..checks import differentiated
 
+FEW = 64  # times; up to so many are quicker as numbers of Python
+
 
 def step_counts(t: Tensor, step_size: float | None = None) -> list[int]:
     """Steps per interval of the grid: ceil(Δt / step_size), one without a step size.
 
     ``t`` has shape ``(n,)`` or ``(batch, n)``; samples share the largest count.
     """
-    spans = t.detach().double().diff().abs().cpu()
     if step_size is None or not t.numel():  # an empty batch has no spans to divide
-        return [1] * spans.shape[-1]
+        return [1] * max(t.shape[-1] - 1, 0)
+    if t.ndim == 1 and len(t) <= FEW:
+        times = t.detach().tolist()
+        slack = 4 * torch.finfo(t.dtype).eps * max(map(abs, times))
+        pairs = zip(times, times[1:], strict=False)
+        return [max(1, math.ceil((abs(b - a) - slack) / step_size)) for a, b in pairs]
+    spans = t.detach().double().diff().abs().cpu()
     if spans.ndim == 2:
         spans = spans.amax(0)
     # An interval that is a multiple of the step up to the rounding of the times (in
