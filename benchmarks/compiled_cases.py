@@ -7,13 +7,16 @@ round alike is no theorem.  Each case is a field at a shape; several methods and
 through what is compiled for it (chin4, which nests its kicks and is compiled on its
 own, in every eighth case).  A solve is exact if it was compiled, if the integers it
 comes back to are those it started from (``torch.equal``), and if its gradients are
-those of the eager reversible route to 2e-6 of the largest (float64: 1e-12).  Where the
-compiler rounds a field differently on the way back, the solve runs eagerly and says so.
+those of the eager reversible route to 2e-6 of the largest (float64: 1e-12), or, for
+fields that magnify rounding, to four times what that errs by itself, against float64.
+Where the compiler rounds a field differently on the way back, the solve runs eagerly
+and says so.
 
 The exit status is 1 if anything else happens.  Compiling takes 10 to 60 s a case.
 """
 
 import argparse
+import copy
 import importlib
 import json
 import math
@@ -216,6 +219,11 @@ def check(name, field, shape, method, dtype, apart=False):
     pairs = zip(found, expected, strict=True)
     row["error"] = max((a - b).abs().max().item() for a, b in pairs) / top
     good = row["error"] <= BOUND[dtype]
+    if not good and dtype == torch.float32:  # no nearer than float32 itself is?
+        exact, _ = solved(copy.deepcopy(field).double(), start.double(), method, False)
+        pairs = zip(expected, exact, strict=True)
+        row["eager"] = max((a - b).abs().max().item() for a, b in pairs) / top
+        good = row["error"] <= 4 * row["eager"]
     return row | {"verdict": "exact" if good else "gradients differ"}
 
 
