@@ -29,7 +29,7 @@ from torch import nn
 
 import secondorder as so
 
-route = importlib.import_module("secondorder.gradients.exact")
+route = importlib.import_module("secondorder.gradients.compiled.exact")
 
 METHODS = {  # with ε and steps to t = 1; at ε = 0.1 damping pushes two bytes out
     "momentum": (0.5, 10),

@@ -10,7 +10,7 @@ from problems import DragField, Field, mlp, noise
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients.exact import ExactSolve
+from secondorder.gradients.compiled.exact import ExactSolve
 
 F64 = torch.float64
 PAIRS = [

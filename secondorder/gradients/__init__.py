@@ -11,7 +11,7 @@ from .adjoint import flag, one_tolerance, solve_adjoint, tensors, text
 from .backprop import run_plainly
 from .checkpoint import run_checkpointed
 from .compiled import compile_stats, compiled
-from .compiling import CompileStats, CompileWarning
+from .compiled.compiling import CompileStats, CompileWarning
 from .gradient import Gradient, find_gradient
 from .reversible import run_reversibly
 

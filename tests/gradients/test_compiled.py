@@ -15,7 +15,7 @@ from problems import mlp, noise
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients import compiling
+from secondorder.gradients.compiled import compiling
 
 
 @pytest.fixture

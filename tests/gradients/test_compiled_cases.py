@@ -13,8 +13,8 @@ from problems import Field, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients import compiling
-from secondorder.gradients.exact import Unfaithful
+from secondorder.gradients.compiled import compiling
+from secondorder.gradients.compiled.exact import Unfaithful
 
 F32, F64 = torch.float32, torch.float64
 ROUTES = ["backprop", "reversible"]
@@ -221,7 +221,7 @@ def test_what_is_evaluated_again_must_not_change():
 
 
 def test_a_way_back_that_leads_elsewhere_is_not_relied_on(monkeypatch):
-    from secondorder.gradients.exact import ExactSolve
+    from secondorder.gradients.compiled.exact import ExactSolve
 
     def elsewhere(self, *given):
         raise Unfaithful("elsewhere")

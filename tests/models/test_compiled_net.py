@@ -14,7 +14,7 @@ from problems import gradients, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients import compiling
+from secondorder.gradients.compiled import compiling
 
 ROUTES = ["backprop", "reversible"]
 

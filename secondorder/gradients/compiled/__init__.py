@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan.moves import Plan
-from ..plan.rows import Unpackable
+from ...plan.moves import Plan
+from ...plan.rows import Unpackable
+from ..gradient import Gradient
+from ..usable import check_grads, outside_compiler
 from .compiling import CompileStats, CompileWarning, entry_of
 from .exact import ExactSolve
-from .gradient import Gradient
 from .solve import Solve
-from .usable import check_grads, outside_compiler
 
 State = tuple[Tensor, Tensor]
 

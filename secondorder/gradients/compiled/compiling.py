@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..monitor import WrappedField, owner_of
-from ..plan.rows import Unpackable
-from ..systems.fields import Forced
+from ...monitor import WrappedField, owner_of
+from ...plan.rows import Unpackable
+from ...systems.fields import Forced
+from ..precision import autocast_state
 from .chunks import float_backward, float_forward, grid_backward, grid_forward
 from .lowering import options
-from .precision import autocast_state
 
 MOST = 64  # kinds of calls of one function that are known
 STRANGER = (

@@ -12,9 +12,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..monitor import WrappedField, owner_of
-from ..plan.rows import Unpackable
-from .survey import passed_on
+from ...monitor import WrappedField, owner_of
+from ...plan.rows import Unpackable
+from ..survey import passed_on
 
 TABLES = "_parameters", "_buffers", "_modules"
 COMMON = vars(nn.Module()).keys()  # what all modules have

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..monitor import MonitoredField
-from ..plan.rows import Unpackable
+from ...monitor import MonitoredField
+from ...plan.rows import Unpackable
+from ..survey import Survey, has_any_global_hook
 from .chunks import Holder
-from .survey import Survey, has_any_global_hook
 
 # What layers of ``layers.LAYERS`` are made of besides weights.
 SETTINGS = {

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..plan.known import noted
-from ..plan.moves import Kick, Plan, untimed
-from ..plan.rows import CHUNK, SPAN, Rows, Unpackable, as_number, grid_rows, pack
-from .fixed_point import FixedPoint, fixed_point_for
-from .tape import changes_of_units, host_weights, position_sensitivity
+from ...plan.known import noted
+from ...plan.moves import Kick, Plan, untimed
+from ...plan.rows import CHUNK, SPAN, Rows, Unpackable, as_number, grid_rows, pack
+from ..fixed_point import FixedPoint, fixed_point_for
+from ..tape import changes_of_units, host_weights, position_sensitivity
 
 INNER = 8  # the column of nested kicks, behind times
 

@@ -6,15 +6,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ..plan.moves import Plan
-from ..plan.rows import Unpackable
+from ...plan.moves import Plan
+from ...plan.rows import Unpackable
+from ..replay import NotedBuffers, RandomStates
+from ..usable import refuse_untracked
 from .chunks import Holder, Inputs
 from .compiling import STRANGER, Compiled, check_state, entry_of, told
 from .look import Look
-from .replay import NotedBuffers, RandomStates
 from .stacking import Layers
 from .tables import bodies, table_of
-from .usable import refuse_untracked
 
 
 class Unfaithful(RuntimeError):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch._higher_order_ops import scan
 from torch.func import functional_call, vjp
 
-from ..monitor import WrappedField
-from .integers import RANGE
+from ...monitor import WrappedField
+from ..integers import RANGE
 
 
 class Holder(WrappedField):

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan.moves import Plan
-from ..plan.rows import Unpackable
-from .fixed_point import FixedPoint, fingerprint, power, samples, unit_of
-from .integers import RANGE
-from .run import SMALL
+from ...plan.moves import Plan
+from ...plan.rows import Unpackable
+from ..fixed_point import FixedPoint, fingerprint, power, samples, unit_of
+from ..integers import RANGE
+from ..run import SMALL
+from ..usable import UNFAITHFUL
 from .solve import Solve, Unfaithful
 from .tables import bodies, grid_table_of
-from .usable import UNFAITHFUL
 
 ROUNDED = (
     "With `compile=True` the compiler may also have rounded the field differently on "
