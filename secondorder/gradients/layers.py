@@ -186,6 +186,11 @@ LAYERS: dict[Any, Any] = {
     **dict.fromkeys(BY_INPUT, ByInput),
 }
 CONTAINERS = {nn.Sequential, nn.Identity}
+# What they are made of besides weights.
+SETTINGS: dict[Any, tuple[str, ...]] = {
+    nn.LayerNorm: ("normalized_shape", "eps"),
+    **{kind: names for kind, (_, _, names) in BY_INPUT.items()},
+}
 # What they were when this was read: a class that is patched is another layer.
 FORWARDS: dict[Any, Any] = {kind: kind.forward for kind in (*LAYERS, *CONTAINERS)}
 

@@ -22,6 +22,11 @@ KINDS = ("forward", "forward_pre", "backward", "backward_pre")
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
 
 
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks run with a module."""
+    return any(vars(module)[f"_{kind}_hooks"] for kind in KINDS)
+
+
 def has_any_global_hook() -> bool:
     """Whether hooks are registered that run at every call of any module."""
     return any(getattr(every_module, f"_global_{kind}_hooks") for kind in KINDS)
@@ -96,11 +101,7 @@ def bare(module: nn.Module) -> bool:
     """Whether a module is what its class says: no hooks, no weights of another kind."""
     own = vars(module)
     replaced = "forward" in own or "weight" in own or "bias" in own or own["_buffers"]
-    hooked = (
-        own["_forward_hooks"] or own["_forward_pre_hooks"]
-        or own["_backward_hooks"] or own["_backward_pre_hooks"]
-    )  # fmt: skip
-    return not (replaced or hooked) and own.get("_compiled_call_impl") is None
+    return not (replaced or hooked(module)) and own.get("_compiled_call_impl") is None
 
 
 class Survey(NamedTuple):

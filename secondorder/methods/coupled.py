@@ -252,16 +252,13 @@ class Coupled:
         enter_interval = partial(pull.window.enter, grid, broken)
         enter_interval(0)
 
-        def derivative(time: Any, state: Any, _: Any = None) -> State:
-            now = torch.as_tensor(time, dtype=torch.float64, device="cpu")
-            value = pull(time_of(now, x), state[0])
-            return value, value
-
         y, z = form.both(problem.goes_on(self))
         start: Any = (y, z, None)
         with torch.set_grad_enabled(torch.is_grad_enabled() and direct):
             step = self.stepper(pull)
-            path = step_through(step, control, start, derivative, grid, enter_interval)
+            path = step_through(
+                step, control, start, partial(derivatives, pull), grid, enter_interval
+            )
         watched.close()
         pairs, cost = path.states, watched.evaluations
         if isinstance(pull, Search) and pull.wanted:
@@ -389,3 +386,11 @@ class Coupled:
         if problem.system.first_order:
             v = slopes(problem.system, times, x, problem.args, backprop)
         return x, v
+
+
+def derivatives(pull: Pull, time: Any, state: Any, force: Any = None) -> State:
+    """The derivatives of both copies, which are equal."""
+    if force is None:
+        now = torch.as_tensor(time, dtype=torch.float64, device="cpu")
+        force = pull(time_of(now, state[0]), state[0])
+    return force, force

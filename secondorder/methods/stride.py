@@ -19,8 +19,8 @@ from ..plan.compile import check_damping
 from ..plan.grid import Window
 from ..systems.equations import as_double
 from ..systems.problem import Problem
-from .adaptive import Adaptive, Pull, derivative, each_sample, time_of
-from .coupled import Coupled
+from .adaptive import Adaptive, Pull, derivative, each_sample
+from .coupled import Coupled, derivatives
 from .embedded import Embedded
 from .joined import Form
 from .method import Options
@@ -233,10 +233,8 @@ class CoupledStride(Stride):
         return tuple(fractions.tolist()), start[1]
 
     def slopes(self, time: Any, state: State, force: Any = None) -> State:
-        """The derivative of both copies, which are equal."""
-        now = torch.as_tensor(time, dtype=torch.float64, device="cpu")
-        value = self.pull(time_of(now, state[0]), state[0]) if force is None else force
-        return value, value
+        """The derivatives of both copies."""
+        return derivatives(self.pull, time, state, force)
 
     def check(self, h: Tensor) -> None:
         """Raise where steps of a given size are too long for the damping."""

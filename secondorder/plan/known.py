@@ -53,21 +53,21 @@ def known_plan(
     shape = like.dtype, like.device, like.shape, type(system), tuple(counts)
     key = make, key, shape, None if broken is None else tuple(broken)
     try:
-        plan = PLANS.get(key)
+        plan = PLANS.pop(key, None)  # not only looked at: another thread may drop it
     except TypeError:  # a method of the user's own, with a list in it
         return make(system, t, counts, like, gamma, broken)
     if plan is None or written(plan):
         plan = make(system, t, counts, like, gamma, broken)
         # A damp below 0 is told of at each solve.
-        if len(plan) <= LONGEST and not any(
+        if len(plan) > LONGEST or any(
             type(m) is Damp and not isinstance(m.weight, Tensor) and m.weight < 0
             for m in plan
         ):
-            plan = PLANS[key] = with_notes(plan)
-            while len(PLANS) > MOST:
-                PLANS.popitem(last=False)
-    else:
-        PLANS.move_to_end(key)
+            return plan
+        plan = with_notes(plan)
+    PLANS[key] = plan
+    if len(PLANS) > MOST:
+        PLANS.popitem(last=False)
     return plan
 
 

@@ -18,17 +18,6 @@ import secondorder as so
 from secondorder.gradients.compiled import compiling
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """Run what dynamo has traced as it is."""
-
-    def backend(self, graph, inputs):
-        self.made += 1
-        return graph.forward
-
-    monkeypatch.setattr(compiling.Compiled, "backend", backend)
-
-
 def solve(field, gradient, compile=True, points=2, method="verlet", step=0.1, **more):
     """States and gradients, by x0 and by the parameters and arguments."""
     x = (noise(5, 3) + 0.3).requires_grad_()

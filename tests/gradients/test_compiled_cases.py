@@ -13,7 +13,6 @@ from problems import Field, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients.compiled import compiling
 from secondorder.gradients.compiled.exact import Unfaithful
 
 F32, F64 = torch.float32, torch.float64
@@ -21,15 +20,7 @@ ROUTES = ["backprop", "reversible"]
 BOUND = {F32: 2e-6, F64: 1e-13}
 
 
-@pytest.fixture(autouse=True)
-def traced(monkeypatch):
-    """Run what dynamo has traced as it is."""
-
-    def backend(self, graph, inputs):
-        self.made += 1
-        return graph.forward
-
-    monkeypatch.setattr(compiling.Compiled, "backend", backend)
+pytestmark = pytest.mark.usefixtures("traced")
 
 
 def both(solve, inputs):

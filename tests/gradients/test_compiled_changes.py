@@ -12,16 +12,7 @@ from torch import nn
 import secondorder as so
 from secondorder.gradients.compiled import compiling, lowering
 
-
-@pytest.fixture(autouse=True)
-def traced(monkeypatch):
-    """Run what dynamo has traced as it is."""
-
-    def backend(self, graph, inputs):
-        self.made += 1
-        return graph.forward
-
-    monkeypatch.setattr(compiling.Compiled, "backend", backend)
+pytestmark = pytest.mark.usefixtures("traced")
 
 
 def solve(field, compile, args=(), batch=5, dtype=torch.float32, **more):
@@ -101,6 +92,10 @@ def test_hooks_and_other_layers_that_come_later_are_seen():
         same(field)
     handle.remove()
     same(field)
+    other = layers()
+    other.module[0].register_full_backward_pre_hook(lambda m, g: (2 * g[0],))
+    with pytest.warns(so.CompileWarning, match="hooks"):
+        same(other)
     field.module[2] = nn.Dropout(0.5)
     with pytest.warns(so.CompileWarning, match="random"):
         solve(field, True)

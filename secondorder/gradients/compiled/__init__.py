@@ -93,16 +93,14 @@ def run_compiled(
         else:
             with torch.no_grad():
                 outputs, _ = solve.there(*(s.detach().contiguous() for s in (x, v)))
-    except Unpackable as error:
-        reason = str(error)
-    except Exception as error:  # of a compiler that is missing, or of the field's own
+    except (
+        Exception
+    ) as error:  # of a missing compiler or the field's own, too
         error = getattr(error, "inner_exception", error)
-        first = " ".join((str(error).strip() or "no message").splitlines()[:2])
-        reason = (
-            str(error)
-            if isinstance(error, Unpackable)
-            else f"torch.compile failed with {type(error).__name__}: {first}"
-        )
+        reason = str(error)
+        if not isinstance(error, Unpackable):
+            first = " ".join((reason.strip() or "no message").splitlines()[:2])
+            reason = f"torch.compile failed with {type(error).__name__}: {first}"
     else:
         return list(zip(outputs[::2], outputs[1::2], strict=True))
     states = eager(**options).run(plan, field, x, v, args)

@@ -3,21 +3,13 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...monitor import MonitoredField
 from ...plan.rows import Unpackable
-from ..survey import Survey, has_any_global_hook
+from ..layers import SETTINGS
+from ..survey import Survey, has_any_global_hook, hooked
 from .chunks import Holder
-
-# What layers of ``layers.LAYERS`` are made of besides weights.
-SETTINGS = {
-    nn.LayerNorm: ("normalized_shape", "eps"),
-    nn.LeakyReLU: ("negative_slope",),
-    nn.ELU: ("alpha",),
-    nn.GELU: ("approximate",),
-    nn.Softplus: ("beta", "threshold"),
-}
 
 
 class Look(NamedTuple):
@@ -92,8 +84,7 @@ class Look(NamedTuple):
 def check_field(survey: Survey) -> None:
     """Raise where a field could do what a graph does not repeat."""
     modules = [*survey.modules, *survey.hidden]
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    if any(vars(m).get(name) for m in modules for name in hooks):
+    if any(map(hooked, modules)):
         raise Unpackable("its field has hooks")
     if any(isinstance(m, MonitoredField) for m in modules):
         raise Unpackable("`check_finite` or `progress` watch its evaluations")

@@ -14,13 +14,10 @@ from torch import Tensor, nn
 
 from ...monitor import WrappedField, owner_of
 from ...plan.rows import Unpackable
-from ..survey import passed_on
+from ..survey import hooked, passed_on
 
 TABLES = "_parameters", "_buffers", "_modules"
 COMMON = vars(nn.Module()).keys()  # what all modules have
-HOOKED = (
-    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
-)  # fmt: skip
 PLAIN = (
     bool, int, float, complex, str, bytes, set, frozenset, slice, range,
     torch.device, torch.dtype,
@@ -135,7 +132,7 @@ def alike(a: nn.Module, b: nn.Module) -> dict[str, Tensor]:
         for name in (mine.keys() ^ its.keys()) | (mine.keys() - COMMON) | {"training"}:
             if name not in mine or not equal(mine[name], its.get(name)):
                 raise Unpackable(f"`{path}{name}` differs")
-        if any(mine[hooks] or its[hooks] for hooks in HOOKED):
+        if hooked(one) or hooked(other):
             raise Unpackable("they have hooks")
         if any(mine[table].keys() != its[table].keys() for table in TABLES):
             raise Unpackable(f"{type(one).__name__} has other parts")
