@@ -93,9 +93,7 @@ def run_compiled(
         else:
             with torch.no_grad():
                 outputs, _ = solve.there(*(s.detach().contiguous() for s in (x, v)))
-    except (
-        Exception
-    ) as error:  # of a missing compiler or the field's own, too
+    except Exception as error:  # of a missing compiler or the field's own, too
         error = getattr(error, "inner_exception", error)
         reason = str(error)
         if not isinstance(error, Unpackable):
