@@ -7,6 +7,7 @@
 ``layers.py`` has the forces that need no graph.
 """
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -39,7 +40,7 @@ class Watched:
     """
 
     def __init__(self, run: "Run") -> None:
-        self.run = run
+        self.run: Run = weakref.proxy(run)  # which holds this: no cycle keeps states
         self.kept: dict[int, Graph] = {}
         self.leaves: Leaves | None = None
 

@@ -54,6 +54,7 @@ class FirstOrderForm(nn.Module):
         self.kind, self.wide = kind, torch.promote_types(kind, torch.float32)
         self.outside, self.record = False, torch.is_grad_enabled()
         self.counts: dict[str, int] = {}
+        self.heard: dict[str, list[Callable[..., Any]]] = {}
         self.ends: list[Tensor] = []
         self.window = Window()
         self.parts = 1 if system.first_order else 2
@@ -91,10 +92,16 @@ class FirstOrderForm(nn.Module):
         for name in CALLBACKS:
             theirs = callbacks(system, name)
             if theirs or name in supported:
-                setattr(self, name, partial(self.after, name, theirs))
+                self.heard[name] = theirs
         for name in (f"{name}_adjoint" for name in CALLBACKS):
             for callback in callbacks(system, name):
                 setattr(self, name, callback)
+
+    def __getattr__(self, name: str) -> Any:
+        """What torchdiffeq calls after steps; as an attribute it would hold itself."""
+        if name in self.__dict__.get("heard", ()):
+            return partial(self.after, name, self.heard[name])
+        return super().__getattr__(name)
 
     def after(
         self, name: str, theirs: Sequence[Any], t: Tensor, state: State, h: Tensor

@@ -93,9 +93,9 @@ class Stride:
         """What makes a step."""
         self.see()
         self.pull = Pull(self.field, self.problem.args)
-        self.step: Any = self.fixed
+        self.stepper: Any = None
         if isinstance(self.how, Adaptive):
-            self.step = self.how.stepper(self.core, self.problem.x, self.pull)
+            self.stepper = self.how.stepper(self.core, self.problem.x, self.pull)
 
     def start(self) -> State:
         """Where the solve begins."""
@@ -109,8 +109,11 @@ class Stride:
         """Back to the coordinates of the problem."""
         return self.outward(state[0]), self.outward(state[1])
 
-    def fixed(self, t: Tensor, h: Tensor, state: State) -> tuple[State, None]:
-        """One step of a splitting, whose error is not known."""
+    def step(self, t: Tensor, h: Tensor, state: State) -> tuple[State, Any]:
+        """One step and its error, which is not known of a splitting."""
+        if self.stepper is not None:
+            made: tuple[State, Any] = self.stepper(t, h, state)
+            return made
         both = torch.stack([t, t + h], -1)
         return (*self.run(both, [1], state, backprop)[0], None), None
 
@@ -175,7 +178,7 @@ class CoupledStride(Stride):
         self.see()
         self.form = Form.of(self.problem, self.field)
         self.pull = Pull(self.form.field, self.form.args)
-        self.step = self.how.stepper(self.pull)
+        self.stepper = self.how.stepper(self.pull)
 
     def start(self) -> State:
         """Where the solve begins."""

@@ -19,6 +19,7 @@ from ..gradients.integers import Packed
 from ..gradients.reversible import kind_of
 from ..gradients.reversible import start as start_run
 from ..gradients.run import Run, Trace
+from ..gradients.shears import Shears
 from ..gradients.tape import host_weights
 from ..plan.moves import Plan, Record, log_determinant, reverse, walk
 from ..solution import Pair
@@ -76,27 +77,29 @@ class State(Pair):
 torch.serialization.add_safe_globals([State, Trace, Packed, Context])
 
 
-def remembering(kind: type[Run]) -> type[Any]:
-    """A kind of run whose trace can be taken away."""
+class Remembering(Run):
+    """A run whose trace can be taken away."""
 
-    class Remembering(kind):  # type: ignore[misc, valid-type]
-        trace: Trace | None = None
+    trace: Trace | None = None
 
-        def forward(
-            self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
-        ) -> tuple[list[Tensor], Trace]:
-            """Run the tape and keep the trace."""
-            outputs, self.trace = super().forward(x, v, arguments)
-            return outputs, self.trace
+    def forward(
+        self, x: Tensor, v: Tensor, arguments: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Trace]:
+        """Run the tape and keep the trace."""
+        outputs, self.trace = super().forward(x, v, arguments)
+        return outputs, self.trace
 
-    return Remembering
+
+class RememberingShears(Remembering, Shears):
+    """The same of a plan of shears."""
 
 
 def run_reversibly(
     plan: Plan, field: Field, x: Tensor, v: Tensor, args: Sequence[Any]
 ) -> State:
     """Run a plan on the grid and keep the way back."""
-    run = remembering(kind_of(plan))((*plan, Record()), field, args, x)
+    kind = RememberingShears if kind_of(plan) is Shears else Remembering
+    run = kind((*plan, Record()), field, args, x)
     ((x_end, v_end),) = start_run(run, x, v)
     grid, trace = run.tape.grid, cast(Trace, run.trace)
     grid = replace(grid, dtype=trace.end.x.dtype)

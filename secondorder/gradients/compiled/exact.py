@@ -91,7 +91,8 @@ class ExactSolve(Solve):
         end = grid.position(x, self.unit / fx), grid.read(u, rows.read * self.unit / fu)
         if self.whole:
             end = end[0] + noted[0], end[1] + noted[0]
-        return self.recorded(states, *end), (begin, x, u, stack, noted[:1], end[1])
+        kept = begin, x, u, stack, noted[:1], end[1].detach()  # as in ``Solve.there``
+        return self.recorded(states, *end), kept
 
     def last(self, kept: Any) -> Tensor:
         """The last velocity before it is read."""

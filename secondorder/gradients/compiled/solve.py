@@ -127,7 +127,9 @@ class Solve:
         count = 1 + self.bound.numbers
         r = self.table.last
         read = v if r == 1.0 or self.marked else r * v
-        return self.recorded([rest[count:]], x, read), (rest[:count], v)
+        # Aliases: an output has this solve as its origin, and would keep itself.
+        kept = rest[:count], v.detach()
+        return self.recorded([rest[count:]], x, read), kept
 
     def recorded(self, states: Any, x: Tensor, v: Tensor) -> list[Tensor]:
         """Positions and velocities at the marks, in turns."""
@@ -216,13 +218,14 @@ def apart(leaves: Sequence[Any]) -> list[Any]:
 def flat(value: Any) -> tuple[list[Any], Any]:
     """The leaves of nested arguments, and their form with numbers in these places."""
     leaves: list[Any] = []
+    return leaves, form_of(value, leaves)
 
-    def form(part: Any) -> Any:
-        if type(part) in (tuple, list):
-            return tuple(map(form, part))
-        if type(part) is dict:
-            return {key: form(inner) for key, inner in part.items()}
-        leaves.append(part)
-        return len(leaves) - 1
 
-    return leaves, form(value)
+def form_of(part: Any, leaves: list[Any]) -> Any:
+    """The form of a part, whose leaves are appended."""
+    if type(part) in (tuple, list):
+        return tuple([form_of(inner, leaves) for inner in part])
+    if type(part) is dict:
+        return {key: form_of(inner, leaves) for key, inner in part.items()}
+    leaves.append(part)
+    return len(leaves) - 1
