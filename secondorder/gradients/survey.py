@@ -18,18 +18,21 @@ from ..monitor import WrappedField, modules_of, owner_of
 from .layers import FORWARDS
 
 Field = Callable[..., Tensor]
-KINDS = ("forward", "forward_pre", "backward", "backward_pre")
+HOOKS = tuple(
+    f"_{k}_hooks" for k in ("forward", "forward_pre", "backward", "backward_pre")
+)
 REFERRING = {types.FunctionType, types.MethodType, functools.partial, list, tuple}
 
 
 def hooked(module: nn.Module) -> bool:
     """Whether hooks run with a module."""
-    return any(vars(module)[f"_{kind}_hooks"] for kind in KINDS)
+    own = vars(module)
+    return any([own[name] for name in HOOKS])
 
 
 def has_any_global_hook() -> bool:
     """Whether hooks are registered that run at every call of any module."""
-    return any(getattr(every_module, f"_global_{kind}_hooks") for kind in KINDS)
+    return any([getattr(every_module, "_global" + name) for name in HOOKS])
 
 
 def hidden_modules(field: Any, known: Iterable[nn.Module]) -> list[nn.Module]:

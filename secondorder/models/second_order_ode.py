@@ -9,7 +9,7 @@ ICML 2021, eq. (5).
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,9 +104,10 @@ class SecondOrderODE(WithNumbers):
         self.method = find_method(method)
         route = find_gradient(gradient, GRADIENTS)
         self.gradient = compile_route(route, self.method, compile)
-        self.system = SecondOrder(field, epsilon)
+        equation: System = SecondOrder(field, epsilon)
+        self.add_module("system", equation)
         set_velocity(self, velocity)
-        check_system(self.method, self.system)
+        check_system(self.method, equation)
         self.gamma = None
         if gamma is not None:
             if isinstance(epsilon, Tensor) or epsilon != 1.0:
@@ -117,7 +118,7 @@ class SecondOrderODE(WithNumbers):
             checks.momentum(gamma)
             del self.gamma
             register_number(self, "gamma", gamma)
-            self.dynamics()  # γ = 0 has no ε under the exponential rule
+            equation.named = equation.number_names = ()  # its ε is none of its own
         x = torch.zeros(1, device="cpu")
         problem = Problem(self.system, x, x, self.times(x, 1))
         with torch.no_grad():
@@ -126,17 +127,19 @@ class SecondOrderODE(WithNumbers):
     @property
     def field(self) -> Callable[..., Tensor]:
         """The force field."""
-        return self.system.field
+        field: Callable[..., Tensor] = self._modules["system"].field  # type: ignore
+        return field
 
     @property
     def step(self) -> float:
         """The step h = t1/steps, a number."""
         return checks.as_float(self.t1) / self.steps
 
-    def dynamics(self) -> System:
+    @property
+    def system(self) -> System:
         """The system that is solved; its ε follows γ where γ was given."""
         if self.gamma is None:
-            return self.system
+            return cast(System, self._modules["system"])
         rule = getattr(self.method, "rule", "exponential")
         h: Any = self.t1 / self.steps
         return SecondOrder(self.field, epsilon_from_gamma(self.gamma, abs(h), rule))
@@ -173,7 +176,8 @@ class SecondOrderODE(WithNumbers):
         """Solve to t1 through so many intervals."""
         self.check_numbers()
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
-        self.system.check_shapes(x)
+        system = self.system
+        system.check_shapes(x)
         checks.fits(self.gamma, x, "gamma")
         adapts = getattr(self.method, "adaptive", False)
         fixed = "step_size" in self.method.options and not adapts
@@ -181,7 +185,7 @@ class SecondOrderODE(WithNumbers):
         if fixed and not own:
             intervals = self.steps  # others round t1/h up, to a step more or less
         problem = Problem(
-            self.dynamics(), x, v, self.times(x, intervals), args, gamma=self.momentum
+            system, x, v, self.times(x, intervals), args, gamma=self.momentum
         )
         h = abs(self.step) if fixed and intervals == 1 else None
         options = check_fit(self.method, self.gradient, problem, h)
@@ -211,9 +215,11 @@ class SecondOrderODE(WithNumbers):
                 f"`inverse`; choose one of {[*METHODS]}"
             )
         self.check_numbers()
+        system = self.system
+        system.check_numbers()
         table, t = self.method, self.times(x, 1)
         gamma = self.momentum if table.whole_relaxation else None
-        return compile_map(table, self.dynamics(), t, [self.steps], x, gamma)
+        return compile_map(table, system, t, [self.steps], x, gamma)
 
     def state(self, x: Tensor, *args: Any) -> State:
         """Return the ``State`` at t1: x, v and all that is needed to come back."""
@@ -226,8 +232,9 @@ class SecondOrderODE(WithNumbers):
 
     def extra_repr(self) -> str:
         """Show the solver."""
+        gamma = "" if self.gamma is None else f"gamma={checks.describe(self.gamma)}, "
         return (
-            f"t1={checks.as_float(self.t1):g}, steps={self.steps}, "
+            f"{gamma}t1={checks.as_float(self.t1):g}, steps={self.steps}, "
             f"method={self.method.name!r}, gradient={self.gradient.name!r}"
         )
 

@@ -4,10 +4,11 @@
     v ← c₂ v + k₂ f
 
 Kicks and damps between two evaluations are composed, so plans of all splitting methods
-have this form; what follows the last record is dropped.  Rows come in spans of
-``SPAN``; rows that do nothing, at the point of the first evaluation, fill up the first
-span.  The grid's scale s and its bytes are as in ``gradients/tape.py``, but bytes move
-between spans only.
+have this form; what follows the last record is dropped.  Rows come in chunks of
+``CHUNK``, at least ``SPAN`` of them; rows that do nothing, at the point of the first
+evaluation, fill up the first chunk.  The grid's scale s and its bytes are as in
+``gradients/tape.py``, but bytes move between spans only: of SPAN rows, the last of
+which may have a chunk more.
 """
 
 import functools
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
     Attributes
     ----------
     table : list of list of float
-        One row (d₀, c₁, k₁, d₁, r, c₂, k₂) for each evaluation, in whole spans.
+        One row (d₀, c₁, k₁, d₁, r, c₂, k₂) for each evaluation, in whole chunks.
     times : Tensor
         Of the evaluations, float64 on the host.
     marks : list of int
@@ -205,8 +206,8 @@ def packed(kinds: tuple[Any, ...], weights: tuple[float, ...]) -> Any:
 def filled_up(
     table: list[list[float]], marks: list[int], inner: list[float] | None, at: list[int]
 ) -> Any:
-    """Rows in whole spans: those that do nothing come first."""
-    more = -len(table) % SPAN
+    """Rows in whole chunks: those that do nothing come first."""
+    more = max(-len(table) % CHUNK, SPAN - len(table))
     if more:
         first = [table[0][D0], *IDENTITY[1:]]
         table[0][D0] = 0.0
@@ -235,7 +236,7 @@ def grid_rows(rows: Rows) -> tuple[list[list[float]], list[int]]:
     table: list[list[float]] = []
     shifts: list[int] = []
     for n, row in enumerate(rows.table):
-        if n % SPAN == 0:
+        if n % SPAN == 0 and n + SPAN <= len(rows.table):
             moved = 0
             while s < 2.0**-8:
                 s, moved = s * 2.0**8, moved + 1

@@ -71,8 +71,7 @@ def of(network: Any) -> Propagator:
             f"`t1` (SecondOrderODE), got {type(network).__name__}; give the numbers to "
             "Continuous(epsilon, horizon) or Discrete(layers, gamma)"
         )
-    system = network.dynamics() if hasattr(network, "dynamics") else network
-    source: Any = system
+    source: Any = network
     if not hasattr(source, "epsilon"):
         source = getattr(network, "system", None)
     horizon = abs(_one(network.t1, "t1"))

@@ -53,7 +53,7 @@ class System(WithNumbers):
         the modal coordinates y = S⁻¹x.
     """
 
-    number_names = ("epsilon", "mass", "damping")
+    number_names: tuple[str, ...] = ("epsilon", "mass", "damping")
     equation = "m ẍ + c ẋ = f(t, x)"
     named: tuple[str, ...] = ("mass", "damping")  # those that the equation names
     takes_velocity = False
@@ -98,6 +98,14 @@ class System(WithNumbers):
     def _repr_html_(self) -> str:
         """The same as a table, for notebooks."""
         return shown.html(self)
+
+    def check_numbers(self) -> None:
+        """Raise for learned numbers that have left their range, or are stale."""
+        super().check_numbers()
+        for name in ("epsilon", "mass", "damping"):
+            value = getattr(self, name, None)
+            if isinstance(value, Tensor) and value.requires_grad:
+                checks.positive(value, name, zero=name == "damping")
 
     def check_shapes(self, x: Tensor) -> None:
         """Raise where a number per coordinate does not fit the state."""

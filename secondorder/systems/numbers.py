@@ -167,15 +167,11 @@ class WithNumbers(nn.Module):
                 )
 
     def check_numbers(self) -> None:
-        """Raise for learned numbers that have left their range, or are stale."""
+        """Raise for numbers that were computed once and are stale."""
         for module in modules_of(self):
             sources = module.__dict__.get("_sources")
             for name, source in sources.items() if sources else ():
                 check_fresh(getattr(module, name, None), name, source)
-        for name in ("epsilon", "mass", "damping"):
-            value = getattr(self, name, None)
-            if isinstance(value, Tensor) and value.requires_grad:
-                checks.positive(value, name, zero=name == "damping")
 
 
 def register_number(module: nn.Module, name: str, value: Any) -> None:

@@ -83,6 +83,30 @@ NUMBERS = {
 }
 
 
+@pytest.mark.parametrize("method", ["momentum", "verlet"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_the_system_of_a_model_is_the_one_that_is_solved(method, learned):
+    gamma = nn.Parameter(torch.tensor(0.9)) if learned else 0.9
+    model = so.SecondOrderODE(so.Autonomous(mlp()), gamma=gamma, method=method, steps=5)
+    x = noise(3, 4)
+    own = so.odeint(model.system, (x, None), [0.0, 1.0], method=method, step_size=0.2)
+    # ε is computed from γ and γ from it again, in float32 where it is learned.
+    torch.testing.assert_close(own.x[-1], model(x), rtol=1e-5, atol=1e-6)
+    assert "gamma=0.9" in repr(model)
+    assert "epsilon" not in repr(model)  # which the equation alone does not know
+    assert not any("numbers" in m for k, m in model.state_dict()._metadata.items() if k)
+
+
+def test_a_number_out_of_range_stops_the_way_there_and_back_too():
+    model = so.SecondOrderODE(field, epsilon=nn.Parameter(torch.tensor(0.5)))
+    state = model.state(noise(3, 4))
+    with torch.no_grad():
+        model.system.epsilon.fill_(-1.0)
+    for call in (lambda: model.state(noise(3, 4)), lambda: model.inverse(state)):
+        with pytest.raises(ValueError, match="`epsilon` must be finite and > 0"):
+            call()
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_float_is_noted_in_the_state_dict_and_compared_when_loaded(name, saved):

@@ -21,7 +21,14 @@ from ...monitor import WrappedField, owner_of
 from ...plan.rows import Unpackable
 from ...systems.fields import Forced
 from ..precision import autocast_state
-from .chunks import float_backward, float_forward, grid_backward, grid_forward
+from .chunks import (
+    Holder,
+    Inputs,
+    float_backward,
+    float_forward,
+    grid_backward,
+    grid_forward,
+)
 from .lowering import options
 
 MOST = 64  # kinds of calls of one function that are known
@@ -113,11 +120,10 @@ class Direct(NamedTuple):
 
     def __call__(self, flat: Sequence[Any]) -> Any:
         """Run it on the tensors of a call."""
-        places = (
-            flat[p] if isinstance(p, int) else flat[p[0]].shape[p[1]]
-            for p in self.places
+        places = self.places
+        return self.artefact.run(
+            *[flat[p] if type(p) is int else flat[p[0]].shape[p[1]] for p in places]
         )
-        return self.artefact.run(*places)
 
 
 class Compiled:
@@ -165,18 +171,21 @@ class Compiled:
 
             return compile_fx(graph, inputs, **options(host))
 
-    def __call__(self, key: Any, *args: Any) -> tuple[Any, Artefact]:
+    def __call__(
+        self, key: Any, field: Any, inputs: Inputs, *args: Any
+    ) -> tuple[Any, Artefact]:
         """Run it, compiling where there is nothing yet for such arguments."""
+        flat = tensors_in((inputs.learned, inputs.args, *args))
         direct = None if key is None else self.known.get(key)
         if direct is not None:
             self.stats.hits += 1
-            return direct(tensors_in(args)), direct.artefact
+            return direct(flat), direct.artefact
         before, start = self.made, time.perf_counter()
-        result = self.call(*args)
+        result = self.call(Holder(field), inputs, *args)
         artefact, *both = self.running.__dict__.pop("last")
         places = None
         if key is not None:
-            places = artefact.places(*both, tensors_in(args), result)
+            places = artefact.places(*both, flat, result)
         if places is not None:
             self.known[key] = Direct(artefact, places)
             if len(self.known) > MOST:

@@ -19,6 +19,7 @@ from ..usable import UNFAITHFUL
 from .solve import Solve, Unfaithful
 from .tables import bodies, grid_table_of
 
+FEW = 4096  # numbers that are kept as they are: quicker than hashes of them
 ROUNDED = (
     "With `compile=True` the compiler may also have rounded the field differently on "
     "the way back: leave out `compile` for this field"
@@ -67,7 +68,8 @@ class ExactSolve(Solve):
             poison = 0 * (x + v)
             noted = poison, torch.zeros_like(poison, dtype=torch.bool)
         x, u = grid.load(x, fx / self.unit), grid.load(v, fu / self.unit)
-        begin = fingerprint(x, u)
+        few = x.numel() <= FEW
+        begin: Any = (x, u) if few else fingerprint(x, u)
         for segment, body, factors in zip(
             rows.segments, rows.rows, self.factors, strict=True
         ):
@@ -123,7 +125,10 @@ class ExactSolve(Solve):
                     u, low = grid.split(u, 8)
                     if had == "pop":
                         stack.append(low)
-        now = fingerprint(x, u)
+        few = isinstance(begin, tuple)
+        if few and torch.equal(x, begin[0]) and torch.equal(u, begin[1]):
+            return state, parts
+        now, begin = fingerprint(x, u), fingerprint(*begin) if few else begin
         if not torch.equal(now, begin):  # a sample that has blown up may not come back
             fine = end[0].isfinite() & end[1].isfinite()
             for one in poison:

@@ -10,7 +10,7 @@ from ...plan.moves import Plan
 from ...plan.rows import Unpackable
 from ..replay import NotedBuffers, RandomStates
 from ..usable import refuse_untracked
-from .chunks import Holder, Inputs
+from .chunks import Inputs
 from .compiling import STRANGER, Compiled, check_state, entry_of, told
 from .look import Look
 from .stacking import Layers
@@ -111,7 +111,7 @@ class Solve:
 
     def run(self, function: Compiled, key: Any, *args: Any) -> Any:
         """Run a compiled function of the field."""
-        return function(key, Holder(self.field), self.bound, *args)
+        return function(key, self.field, self.bound, *args)
 
     def rows_own(self, start: int = 0, end: int | None = None) -> tuple[Tensor, ...]:
         """What rows have for themselves, as the compiled loop takes it."""

@@ -118,11 +118,11 @@ class GridTable:
         self.numbers, self.device = host(numbers), device
         self.read = numbers[-1][3]
         starts = [n for n, moved in enumerate(shifts) if moved or n == 0]
-        ends = [*starts[1:], len(shifts)]
+        ends = [*(SPAN * n for n in starts[1:]), len(numbers)]
         kinds = kinds_of(shifts)
         self.segments = [
-            Segment(SPAN * n, SPAN * m, shifts[n], kinds[n])
-            for n, m in zip(starts, ends, strict=True)
+            Segment(SPAN * n, end, shifts[n], kinds[n])
+            for n, end in zip(starts, ends, strict=True)
         ]
         self.rows = [bodies(table.table[s.start : s.end]) for s in self.segments]
         self.made: tuple[float, list[Tensor]] = 0.0, []
