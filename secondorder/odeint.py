@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from .gradients import GRADIENTS, Gradient, find_gradient
-from .methods import Method, check_fit, compile_route, find_method
+from .methods import Method, check_fit, compile_route, find_method, with_account
 from .methods.drive import check_events, march
 from .methods.saving import resumable, solve_saving
 from .methods.structured import solve_structured, structured
@@ -126,7 +126,7 @@ def odeint(
     compile : bool, default False
         Run the steps compiled (``torch.compile``), with the gradients ``"backprop"``
         and ``"reversible"``; what cannot be compiled runs as without, after a
-        ``CompileWarning``.  ``so.compile_stats(field)`` says what it has cost.
+        ``CompileWarning``.  ``sol.stats.compiled`` says what it has cost.
 
     Returns
     -------
@@ -182,5 +182,7 @@ def odeint(
         )
     if save is not None:
         whole = marching or progress or not resumable(how)
-        return solve_saving(solve, problem, save, whole)
-    return solve(problem)
+        solution = solve_saving(solve, problem, save, whole)
+    else:
+        solution = solve(problem)
+    return with_account(solution, route, problem.system.field)

@@ -34,12 +34,16 @@ class Stats:
     times : Tensor, optional
         Where the accepted steps of an adaptive method begin and end, ``(m,)``; with
         steps per sample ``(batch, m)``, the last time repeated to pad.
+    compiled : CompileStats, optional
+        With ``compile=True``: what compiling has cost for this field so far, and why
+        solves of it ran without; ``so.compile_stats(field)``.
     """
 
     evaluations: int
     accepted: int | None
     rejected: int = 0
     times: Tensor | None = field(default=None, compare=False, repr=False)
+    compiled: Any = field(default=None, compare=False, repr=False)
 
 
 class End(NamedTuple):
@@ -257,6 +261,7 @@ class Solution(Pair):
             "evaluations": f"{stats.evaluations}",
             "steps": f"{steps} ({stats.rejected} rejected)",
             "event": None if self.event is None else f"{self.event}",
+            "compiled": None if stats.compiled is None else f"{stats.compiled}",
         }
         return table("Solution", rows)
 

@@ -96,10 +96,12 @@ class WithoutClosures(nn.Module):
     def __init__(self, form: nn.Module, parameters: tuple[Tensor, ...]) -> None:
         super().__init__()
         self.form, self.known = form, {id(p) for p in parameters}
-        # torchdiffeq looks for its callbacks on the field that it is given.
-        for name in [*vars(form), *dir(type(form))]:
-            if name.startswith("callback_"):
-                setattr(self, name, getattr(form, name))
+
+    def __getattr__(self, name: str) -> Any:
+        """Also the callbacks, which torchdiffeq looks for on the field it is given."""
+        if name.startswith("callback_"):
+            return getattr(self.form, name)
+        return super().__getattr__(name)
 
     def forward(self, t: Tensor, state: State) -> State:
         """Evaluate the field."""

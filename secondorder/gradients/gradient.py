@@ -35,6 +35,8 @@ class Gradient:
         ``check(value, name) -> value`` for each option that there is.
     options : dict
         Those that were given.
+    account : callable, optional
+        Of a route that compiles: what that has cost for a field.
 
     Examples
     --------
@@ -48,6 +50,7 @@ class Gradient:
     run_solver: Callable[..., Any] | None = None
     allowed: Mapping[str, Option] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    account: Callable[[Any], Any] | None = None
 
     def __call__(self, *problem: Any, **options: Any) -> Any:
         """With options only: the route with these options.  With a plan: run it.

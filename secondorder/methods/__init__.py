@@ -11,6 +11,7 @@ whether one suits a problem, a gradient and the options that were given.
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from .. import checks
 from ..gradients import GRADIENTS, CompileWarning, Gradient, compiled
+from ..solution import Solution
 from ..systems import Problem, System
 from .adaptive import Adaptive
 from .coupled import Coupled
@@ -55,6 +57,7 @@ __all__ = [
     "check_system",
     "compile_route",
     "find_method",
+    "with_account",
 ]
 
 
@@ -78,6 +81,14 @@ def compile_route(route: Gradient, method: Method | None, compile: bool) -> Grad
         )
         return route
     return compiled(route)
+
+
+def with_account(solution: Solution, route: Gradient, field: Any) -> Solution:
+    """A solution that tells what compiling has cost, if its route compiles."""
+    if route.account is not None:
+        told = route.account(field)
+        solution.stats = replace(solution.stats, compiled=told)
+    return solution
 
 
 def find_method(value: Any) -> Method:

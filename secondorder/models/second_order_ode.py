@@ -26,6 +26,7 @@ from ..methods import (
     check_system,
     compile_route,
     find_method,
+    with_account,
 )
 from ..methods.saving import resumable, solve_saving
 from ..methods.transforms import transformable
@@ -191,8 +192,10 @@ class SecondOrderODE(WithNumbers):
         options = check_fit(self.method, self.gradient, problem, h)
         run = partial(self.method.solve, gradient=self.gradient, options=options)
         if save is not None:
-            return solve_saving(run, problem, save, not resumable(self.method))
-        return run(problem)
+            solution = solve_saving(run, problem, save, not resumable(self.method))
+        else:
+            solution = run(problem)
+        return with_account(solution, self.gradient, system.field)
 
     def times(self, x: Tensor, intervals: int) -> Tensor:
         """The ends of so many intervals from 0 to t1."""

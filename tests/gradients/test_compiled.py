@@ -60,6 +60,15 @@ def test_one_compilation_serves_every_method_step_and_epsilon(traced, gradient):
         compare(field, gradient, method=method, step=step, epsilon=epsilon)
     stats = so.compile_stats(field)
     assert stats.compilations == 2 and not stats.fallbacks and stats.hits >= 6
+    told = so.odeint(
+        so.SecondOrder(field), (noise(5, 3), None), [0.0, 1.0], gradient=gradient,
+        step_size=0.1, compile=True,
+    ).stats  # fmt: skip
+    assert told.compiled == stats
+    model = so.SecondOrderODE(field, gradient=gradient, compile=True)
+    assert model.trajectory(noise(5, 3)).stats.compiled == so.compile_stats(field)
+    assert so.odeint(so.SecondOrder(field), (noise(5, 3), None), [0.0, 1.0],
+                     step_size=0.1).stats.compiled is None  # fmt: skip
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "reversible"])

@@ -142,7 +142,7 @@ def compiled(gradient: Gradient) -> Gradient:
             f"`compile` is for plans, which the gradient {gradient.name!r} does not run"
         )
     run = functools.partial(run_compiled, eager=replace(gradient, options={}))
-    return replace(gradient, run_plan=run)
+    return replace(gradient, run_plan=run, account=compile_stats)
 
 
 def compile_stats(field: Any) -> CompileStats:
