@@ -8,6 +8,7 @@ import pytest
 import torch
 from problems import mlp, noise
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import secondorder as so
 from secondorder.gradients.compiled import compiling, lowering
@@ -164,3 +165,51 @@ def test_tanh_from_exp_is_exact_to_two_units():
     ends = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0])
     torch.testing.assert_close(lowering.tanh(ends), ends.tanh(), equal_nan=True)
     assert lowering.tanh(x.double()) is NotImplemented
+
+
+@pytest.mark.parametrize(
+    ("m", "k", "n", "bias", "left"),
+    [
+        (1, 1, 16, None, set()),  # written out
+        (16, 1, 2, (16, 2), set()),
+        (64, 1, 16, None, {"mm"}),  # too many
+        (64, 16, 2, (2,), {"mm"}),  # a narrow row has a loop of its own
+        (8, 2, 16, (16,), {"mm"}),
+        (64, 16, 2, (64, 2), {"mm"}),  # a gradient that is added to
+        (8, 3, 600, (8, 600), {"addmm"}),  # a large one
+        (5, 17, 9, None, {"mm"}),
+    ],
+)
+def test_products_are_lowered_to_the_same_numbers(m, k, n, bias, left):
+    a, b = noise(m, k), noise(k, n, seed=2)
+    inputs = (a, b) if bias is None else (noise(*bias, seed=3), a, b)
+    product = torch.ops.aten.mm if bias is None else torch.ops.aten.addmm
+    graph = make_fx(lambda *inputs: product(*inputs))(*inputs)
+    lowering.lower(graph.graph)
+    graph.recompile()
+    torch.testing.assert_close(graph(*inputs), product(*inputs), rtol=1e-5, atol=1e-6)
+    names = {str(node.target).split(".")[1] for node in graph.graph.nodes
+             if node.op == "call_function"}  # fmt: skip
+    assert names & {"mm", "addmm"} == left
+
+
+def test_sizes_that_varied_for_one_field_are_fixed_for_another(monkeypatch):
+    """What is fixed in a graph is faster."""
+    batches = []
+
+    def backend(self, graph, inputs):
+        self.made += 1
+        values = (n.meta.get("example_value") for n in graph.graph.nodes
+                  if n.op == "placeholder")  # fmt: skip
+        states = (v for v in values if torch.is_tensor(v) and v.shape[-1:] == (3,))
+        batches.append([type(state.shape[0]) for state in states if state.ndim == 2])
+        return graph.forward
+
+    monkeypatch.setattr(compiling.Compiled, "backend", backend)
+    one, two = so.Autonomous(mlp(3)), so.Autonomous(mlp(3))
+    for batch in (5, 6, 7):
+        solve(one, True, batch=batch)
+    known = len(batches)
+    solve(two, True, batch=6)
+    assert any(kind is not int for graph in batches[:known] for kind in graph)
+    assert all(kind is int for graph in batches[known:] for kind in graph)

@@ -3,6 +3,7 @@
 A field finds its functions by a weak key: they go when it goes, and hold no parameter.
 """
 
+import itertools
 import operator
 import threading
 import time
@@ -31,6 +32,7 @@ from .chunks import (
 )
 from .lowering import options
 
+NUMBERS = itertools.count()  # of the functions that are compiled
 MOST = 64  # kinds of calls of one function that are known
 STRANGER = (
     "its field depends on a tensor that requires a gradient but is none of its "
@@ -135,12 +137,13 @@ class Compiled:
     """
 
     def __init__(self, function: Any, stats: CompileStats) -> None:
-        # torch.compile keeps its graphs with the code: a copy has its own, and they go
-        # with this object.
+        # torch.compile keeps its graphs with the code, and by its name the sizes that
+        # have varied so far: a copy has its own, and they go with this object.
+        name = f"{function.__name__}_{next(NUMBERS)}"
         own = types.FunctionType(
-            function.__code__.replace(),
+            function.__code__.replace(co_name=name),
             function.__globals__,
-            function.__name__,
+            name,
             function.__defaults__,
             function.__closure__,
         )

@@ -1,8 +1,9 @@
 """How the compiler is told to treat small tensors on the host.
 
-Biases are added where the products are used: a product that starts from a bias first
-copies it to all rows, which takes longer than the product itself.  Products of a few
-numbers are written out, which saves the call of a library.  And tanh in float32
+What is added to a product is added where it is used: a product that starts from a bias
+first copies it to all rows, and one that adds to a gradient first copies that, which
+takes longer than the product itself.  Small products of a column and a row are written
+out, which saves the call of a library.  And tanh in float32
 is taken from exp, in under half the time and to 1.3 units in the last place:
 
     tanh x = x + x³ P(x²)  for |x| < 5/8,   else ±(1 − 2/(e^{2|x|} + 1))
@@ -10,6 +11,7 @@ is taken from exp, in under half the time and to 1.3 units in the last place:
 P is that of S. L. Moshier's Cephes library (``tanhf``).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,8 +21,9 @@ from ...plan.rows import Unpackable
 
 NEAR = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1,
         -3.33332819422e-1)  # fmt: skip
-WIDE = 16  # numbers in a register: narrower rows would be added one by one
-FEW, SMALL = 4, 256  # terms of a sum, and products in all, that are written out
+WIDE = 16  # numbers in a register: narrower rows have a loop of their own
+SMALL = 256  # products of one number each that are written out
+CHEAP = 4096  # numbers that are sooner added in passing than copied
 RANDOM = "its field draws random numbers"
 
 
@@ -44,59 +47,50 @@ def lower(graph: Any) -> None:
     Unpackable
         Where the graph draws random numbers.
     """
+    from torch._inductor.inductor_prims import force_stride_order
+
     aten = torch.ops.aten
     for node in list(graph.nodes):
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.nondeterministic_seeded in tags:
+        if draws(node):
             raise Unpackable(RANDOM)
         if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
-        *bias, a, b = node.args
-        small = few(a.meta["val"], b.meta["val"])
-        if node.meta["val"].device.type != "cpu" or not (small or wide(*bias)):
+        *more, a, b = node.args
+        result = node.meta["val"]
+        stride = tuple(result.stride())
+        row = len(more) == 1 and more[0].meta["val"].ndim == 1 and fixed(stride)
+        size = result.numel() if fixed(result.shape) else CHEAP + 1
+        outer = size <= SMALL and a.meta["val"].shape[1] == 1
+        if result.device.type != "cpu" or not (
+            outer or row or (len(more) == 1 and size <= CHEAP)
+        ):
             continue
         with graph.inserting_before(node):
-            total = product(graph, a, b, small)
-            total.meta = dict(node.meta)
-            if bias:
-                total = graph.call_function(aten.add.Tensor, (total, *bias))
-                total.meta = dict(node.meta)
+            product = aten.mul.Tensor if outer else aten.mm.default
+            total = graph.call_function(product, (a, b))
+            if more:
+                total = graph.call_function(aten.add.Tensor, (total, *more))
+            if row and not outer and result.shape[1] < WIDE:
+                total = graph.call_function(force_stride_order, (total, stride))
+        total.meta = dict(node.meta)
         node.replace_all_uses_with(total)
         graph.erase_node(node)
 
 
-def few(a: Tensor, b: Tensor) -> bool:
-    """Whether a product of two matrices has few terms and few entries."""
-    m, k, n = *a.shape, b.shape[1]
-    fixed = all(isinstance(size, int) for size in (m, k, n))
-    return fixed and 0 < k <= FEW and m * k * n <= SMALL
-
-
-def wide(bias: Any = None) -> bool:
-    """Whether a bias is a row that is better added by itself."""
-    if bias is None:
+def draws(node: Any) -> bool:
+    """Whether a node draws random numbers; attention without dropout only might."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
         return False
-    size = bias.meta["val"].shape
-    return len(size) == 1 and size[0] >= WIDE
+    for place, argument in enumerate(node.target._schema.arguments):
+        if argument.name == "dropout_p":
+            given = node.args[place:] or [node.kwargs.get("dropout_p", 0.0)]
+            return bool(given[0] != 0.0)
+    return True
 
 
-def product(graph: Any, a: Any, b: Any, small: bool) -> Any:
-    """The product of two matrices, written out as Σ_k a_k b_k where it is small.
-
-    The order of the sum is in the graph, so that both passes round alike.
-    """
-    aten = torch.ops.aten
-    if not small:
-        return graph.call_function(aten.mm.default, (a, b))
-    total = None
-    for k in range(a.meta["val"].shape[1]):
-        column = graph.call_function(aten.slice.Tensor, (a, 1, k, k + 1))
-        row = graph.call_function(aten.slice.Tensor, (b, 0, k, k + 1))
-        term = graph.call_function(aten.mul.Tensor, (column, row))
-        if total is not None:
-            term = graph.call_function(aten.add.Tensor, (total, term))
-        total = term
-    return total
+def fixed(sizes: Sequence[Any]) -> bool:
+    """Whether a graph is made for these sizes alone."""
+    return all(isinstance(size, int) for size in sizes)
 
 
 def options(host: bool) -> dict[str, Any]:
@@ -111,7 +105,7 @@ def options(host: bool) -> dict[str, Any]:
             lower(graph)
 
         def uuid(self) -> str:
-            return "secondorder.gradients.lowering 2"
+            return "secondorder.gradients.lowering 7"
 
     patches: dict[str, Any] = {"post_grad_custom_post_pass": Lower()}
     if host:
