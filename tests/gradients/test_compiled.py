@@ -102,6 +102,22 @@ def test_the_compiler_itself_reverses_exactly(monkeypatch):
     assert stats.compilations == made
 
 
+def test_the_compiler_itself_keeps_what_is_not_finite():
+    field = so.Autonomous(mlp(2).double())
+    x = noise(3, 2, dtype=torch.float64)
+    x[0, 0], x[1, 0] = torch.nan, torch.inf
+    ends = []
+    for compile in (False, True):
+        with torch.no_grad():
+            sol = so.odeint(
+                so.SecondOrder(field, 0.5), (x, None), [0.0, 1.0], step_size=0.25,
+                gradient="reversible", compile=compile,
+            )  # fmt: skip
+        ends.append(sol.x[-1])
+    assert not so.compile_stats(field).fallbacks
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12, equal_nan=True)
+
+
 def test_models_train_compiled_and_copies_too(traced):
     x = noise(5, 3)
     model = so.SecondOrderODE(so.Autonomous(mlp(3)), compile=True)

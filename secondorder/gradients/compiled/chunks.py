@@ -284,7 +284,7 @@ def grid_forward(
             mine = [o[n] for o in own]
             f = evaluate(holder, inputs, rows[n, 7:], place, inputs.learned, mine)
             if whole:
-                poison = poison + 0 * f
+                poison = poison + 0.0 * f  # 0 · f the compiler takes for 0
                 k1, k2 = k1 / unit[0], k2 / unit[0]
             u, left = added(u, f, k1, left)
             x, left = added(x, u, d1, left)
