@@ -6,6 +6,7 @@ and what to do.  This is the lowest level: whatever is checked, is checked here,
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 Number = float | Tensor
+OURS = (__name__.partition(".")[0], "torch", "torchdiffeq", "functools", "contextlib")
 NO_SLOPE = (
     "`event_fn` does not depend on the state or the time through autograd; compute it "
     "with torch operations, or solve under torch.no_grad()"
@@ -31,6 +33,17 @@ def describe(value: object) -> str:
         return f"tensor{tuple(value.shape)}"
     low, high = value.detach().min().item(), value.detach().max().item()
     return f"tensor{tuple(value.shape)} in [{low:.6g}, {high:.6g}]"
+
+
+def caller() -> int:
+    """How far up a warning has to point, to the first line that is not ours."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.partition(".")[0] not in OURS:
+            break
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def as_float(value: Number) -> float:

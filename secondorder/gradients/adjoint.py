@@ -82,7 +82,7 @@ def warn_if_lost(rate: float, t: Tensor, rtol: float) -> None:
             f"{exponent:.3g}: about {lost:.0f} digits of `rtol` = {rtol:g} are lost, "
             'so the gradient may be wrong; use gradient="backprop", or a fixed-step or '
             '"adaptive" method with gradient="reversible"',
-            stacklevel=6,
+            stacklevel=checks.caller(),
         )
 
 

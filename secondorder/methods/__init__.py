@@ -77,7 +77,7 @@ def compile_route(route: Gradient, method: Method | None, compile: bool) -> Grad
             f"`compile=True` runs this solve without compiling: {method.name!r} makes "
             f"no plan that gradient {route.name!r} runs; take one of {[*METHODS]}",
             CompileWarning,
-            stacklevel=3,
+            stacklevel=checks.caller(),
         )
         return route
     return compiled(route)
@@ -152,7 +152,7 @@ def warn_of_callbacks(method: Method, system: System) -> None:
         warnings.warn(
             f"{method.name!r} does not call {unheard} of the system or its field, as "
             'torchdiffeq does; delete them, or use a method such as "dopri5"',
-            stacklevel=4,
+            stacklevel=checks.caller(),
         )
 
 

@@ -174,7 +174,7 @@ def warn_if_lost(plan: Plan, dtype: torch.dtype) -> None:
             f"undoing the damping magnifies rounding errors by e^{growth:.1f}, which "
             f"leaves no digits in {dtype}; invert a State from `.state(x)`, which is "
             "exact, instead of a pair (x, v)",
-            stacklevel=4,
+            stacklevel=checks.caller(),
         )
 
 

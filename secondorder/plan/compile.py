@@ -285,5 +285,5 @@ def check_damping(table: Table, mass: Number, damping: Number, h: Tensor) -> Non
             f"h/ε = {largest:.4g} > 1 makes the momentum γ = 1 − h/ε negative, which "
             "flips the velocity at each step; take smaller steps or "
             '"momentum_exponential"',
-            stacklevel=7,
+            stacklevel=checks.caller(),
         )

@@ -118,6 +118,18 @@ def test_the_compiler_itself_keeps_what_is_not_finite():
     torch.testing.assert_close(*ends, rtol=0, atol=1e-12, equal_nan=True)
 
 
+def test_a_warning_points_at_the_line_that_asked(traced):
+    field = Noisy(nn.Dropout(0.5))
+    model = so.SecondOrderODE(field, compile=True)
+    net = so.MomentumNet([mlp(3), nn.Linear(3, 3)], gamma=0.9, compile=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model(noise(5, 3))
+        net(noise(5, 3))
+        so.SecondOrderODE(field, method="rk4", compile=True)
+    assert [w.filename for w in told] == [__file__] * 3
+
+
 def test_models_train_compiled_and_copies_too(traced):
     x = noise(5, 3)
     model = so.SecondOrderODE(so.Autonomous(mlp(3)), compile=True)

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import checks
 from ...plan.moves import Plan
 from ...plan.rows import Unpackable
 from ..gradient import Gradient
@@ -109,7 +110,7 @@ def run_compiled(
         warnings.warn(
             f"`compile=True` runs this solve without compiling: {reason}",
             CompileWarning,
-            stacklevel=2,
+            stacklevel=checks.caller(),
         )
     return states
 
