@@ -175,11 +175,8 @@ class SecondOrderODE(WithNumbers):
         save: Callable[..., Any] | None = None,
     ) -> Solution:
         """Solve to t1 through so many intervals."""
-        self.check_numbers()
         x, v = checks.state((x, initial_velocity(self.velocity, x)))
-        system = self.system
-        system.check_shapes(x)
-        checks.fits(self.gamma, x, "gamma")
+        system = self.fitting(x)
         adapts = getattr(self.method, "adaptive", False)
         fixed = "step_size" in self.method.options and not adapts
         own = isinstance(self.method, (Splitting, Coupled))
@@ -196,6 +193,14 @@ class SecondOrderODE(WithNumbers):
         else:
             solution = run(problem)
         return with_account(solution, self.gradient, system.field)
+
+    def fitting(self, x: Tensor) -> System:
+        """The system, once its numbers are known to fit a state."""
+        self.check_numbers()
+        checks.fits(self.gamma, x, "gamma")  # before the ε that follows it
+        system = self.system
+        system.check_shapes(x)
+        return system
 
     def times(self, x: Tensor, intervals: int) -> Tensor:
         """The ends of so many intervals from 0 to t1."""
@@ -217,8 +222,7 @@ class SecondOrderODE(WithNumbers):
                 f"`method` {self.method.name!r} has no plan of (x, v) for `state` and "
                 f"`inverse`; choose one of {[*METHODS]}"
             )
-        self.check_numbers()
-        system = self.system
+        system = self.fitting(x)
         system.check_numbers()
         table, t = self.method, self.times(x, 1)
         gamma = self.momentum if table.whole_relaxation else None

@@ -107,6 +107,14 @@ def test_a_number_out_of_range_stops_the_way_there_and_back_too():
             call()
 
 
+@pytest.mark.parametrize("number", ["epsilon", "gamma"])
+@pytest.mark.parametrize("call", ["forward", "state", "trajectory"])
+def test_a_number_of_another_shape_is_named(number, call):
+    model = so.SecondOrderODE(field, **{number: torch.full((3,), 0.5)})
+    with pytest.raises(ValueError, match=rf"`{number}` has shape \(3,\)"):
+        getattr(model, call)(noise(3, 4))
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_float_is_noted_in_the_state_dict_and_compared_when_loaded(name, saved):

@@ -58,11 +58,11 @@ def lower(graph: Any) -> None:
         *more, a, b = node.args
         result = node.meta["val"]
         stride = tuple(result.stride())
-        row = len(more) == 1 and more[0].meta["val"].ndim == 1 and fixed(stride)
+        row = bool(more) and more[0].meta["val"].ndim == 1 and fixed(stride)
         size = result.numel() if fixed(result.shape) else CHEAP + 1
         outer = size <= SMALL and a.meta["val"].shape[1] == 1
         if result.device.type != "cpu" or not (
-            outer or row or (len(more) == 1 and size <= CHEAP)
+            outer or row or (more and size <= CHEAP)
         ):
             continue
         with graph.inserting_before(node):
