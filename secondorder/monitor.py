@@ -19,7 +19,9 @@ def owner_of(field: Any) -> nn.Module | None:
     """The module that a field is, or belongs to."""
     while isinstance(field, functools.partial):
         field = field.func
-    owner = getattr(field, "__self__", field)
+    if isinstance(field, nn.Module):  # which are slow to say what they have not
+        return field
+    owner = getattr(field, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
 
 

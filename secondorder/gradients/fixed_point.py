@@ -150,6 +150,8 @@ def fixed_point_for(
     return FixedPoint(fx, fu, torch.int64 if exact else torch.float64, dtype, wide)
 
 
+SMALL = 2.0**-10  # where a start says little about what comes
+FEW = 64  # numbers that are sooner compared one by one
 # One unit will do for samples and coordinates that differ by fewer bits than this.
 SPREAD = 8
 
@@ -179,6 +181,32 @@ def unit_of(size: Tensor, double: bool = True) -> Tensor:
     rows = rows.reshape(-1, *[1] * (size.ndim - 1))
     each = torch.minimum(nonzero(rows), nonzero(columns))
     return power_above(each.clamp(max=top), double).expand(size.shape).contiguous()
+
+
+def unit_of_few(x: Tensor, v: Tensor, reach: float, double: bool) -> float | None:
+    """The same of |x| and ``reach`` · |v|, quickly where they are a few numbers.
+
+    Returns
+    -------
+    float or None
+        None where that takes a closer look: one unit will not do, or the start is so
+        small, or so far from finite, that it says little.
+    """
+    if not 0 < x.numel() <= FEW:
+        return None
+    places, speeds = x.flatten().tolist(), v.flatten().tolist()
+    if not all(map(math.isfinite, places + speeds)):
+        return None
+    pairs = zip(places, speeds, strict=True)
+    size = [max(abs(place), reach * abs(speed)) for place, speed in pairs]
+    top = max(size)
+    if top < SMALL:
+        return None
+    across, last = len(size) // (len(x) if x.ndim > 1 else 1), x.shape[-1:].numel()
+    rows = [max(size[n : n + across]) for n in range(0, len(size), across)]
+    columns = [max(size[n::last]) for n in range(last)]
+    least = min(magnitude for magnitude in rows + columns if magnitude)
+    return unit_above(top, double) if least >= top * 2.0**-SPREAD else None
 
 
 def magnitudes(size: Tensor) -> tuple[float, float, Tensor, Tensor]:

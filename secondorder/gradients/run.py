@@ -18,7 +18,7 @@ from ..checks import Number
 from ..plan.moves import Kick, Plan, Record, force, untimed
 from .arguments import Arguments, Guard, Leaves
 from .cotangents import Cotangents, detached, differentiable, wants_gradient
-from .fixed_point import FixedPoint, exponent, fingerprint, power_above, unit_of
+from .fixed_point import SMALL, FixedPoint, exponent, fingerprint, power_above, unit_of
 from .forces import Watched
 from .integers import Integers, Packed
 from .layers import Layered
@@ -30,7 +30,6 @@ from .usable import BEYOND, UNFAITHFUL, check_usable
 Field = Callable[..., Tensor]
 
 COARSER = 2.0**9  # by how much units grow where int64 was left
-SMALL = 2.0**-10  # where a start says little about what comes
 
 
 class Trace(NamedTuple):

@@ -23,6 +23,7 @@ from ..plan.moves import Mix, Record, Shear, increment, untimed
 from .arguments import CHANGED, Leaves, contents_of
 from .cotangents import Cotangents, detached
 from .fixed_point import (
+    SMALL,
     FixedPoint,
     exponent,
     fingerprint,
@@ -34,7 +35,7 @@ from .forces import node_number
 from .integers import NAN, RANGE, Packed, factor_of
 from .precision import autocast_again
 from .replay import RandomStates, without_saved_tensor_hooks
-from .run import SMALL, Field, Run, Trace
+from .run import Field, Run, Trace
 from .tape import Steps, Tape
 from .usable import refuse_untracked
 

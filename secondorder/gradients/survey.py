@@ -92,7 +92,7 @@ def layered(field: Field, modules: Iterable[nn.Module]) -> nn.Module | None:
 
 def passed_on(field: Field, owner: nn.Module) -> tuple[str, bool]:
     """The attribute that a field of ours does nothing but call, or call the nth of."""
-    name = getattr(field, "__name__", "forward")
+    name = "forward" if field is owner else getattr(field, "__name__", "")
     for home in type(owner).__mro__:
         if name in vars(home):  # not if a subclass has a method of its own
             child: str = vars(home).get("passes_on", {}).get(name, "")

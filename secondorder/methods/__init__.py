@@ -147,7 +147,8 @@ def check_fit(
 
 def warn_of_callbacks(method: Method, system: System) -> None:
     """Warn where torchdiffeq would call something that a method does not."""
-    unheard = [name for name in CALLBACKS if callbacks(system, name)]
+    heard = callbacks(system, CALLBACKS)
+    unheard = [name for name, theirs in heard.items() if theirs]
     if unheard:
         warnings.warn(
             f"{method.name!r} does not call {unheard} of the system or its field, as "

@@ -85,6 +85,7 @@ class SecondOrderODE(WithNumbers):
     number_names = ("gamma", "t1")
     t1: Number
     gamma: Number | None
+    _followed: SecondOrder | None = None
 
     def __init__(
         self,
@@ -143,7 +144,14 @@ class SecondOrderODE(WithNumbers):
             return cast(System, self._modules["system"])
         rule = getattr(self.method, "rule", "exponential")
         h: Any = self.t1 / self.steps
-        return SecondOrder(self.field, epsilon_from_gamma(self.gamma, abs(h), rule))
+        epsilon, last = epsilon_from_gamma(self.gamma, abs(h), rule), self._followed
+        fixed = isinstance(epsilon, float) and not torch.compiler.is_compiling()
+        if fixed and last and last.field is self.field and last.epsilon == epsilon:
+            return last  # making one takes longer than a small step
+        system = SecondOrder(self.field, epsilon)
+        if fixed:  # past nn.Module, which would make it a part of the model
+            object.__setattr__(self, "_followed", system)
+        return system
 
     def forward(self, x: Tensor, *args: Any) -> Tensor:
         """Return x(t1), the shape of ``x``.

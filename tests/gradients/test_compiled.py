@@ -181,6 +181,7 @@ def test_other_reasons_are_told(traced):
             solve(field, "backprop", **more)
 
 
+@pytest.mark.filterwarnings("ignore:dynamo_pgo")  # if nothing was compiled before
 def test_without_a_compiler_it_runs_eagerly(monkeypatch):
     from torch._inductor import config
 

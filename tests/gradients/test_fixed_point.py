@@ -12,7 +12,13 @@ from problems import gradients, mlp, noise, worst
 from torch import nn
 
 import secondorder as so
-from secondorder.gradients.fixed_point import exponent, power, power_above, unit_of
+from secondorder.gradients.fixed_point import (
+    exponent,
+    power,
+    power_above,
+    unit_of,
+    unit_of_few,
+)
 
 F64 = torch.float64
 GM = 1.327e20  # m³/s², of the sun
@@ -166,6 +172,40 @@ def test_one_unit_where_sizes_are_alike_and_many_where_they_are_not():
     assert bool((each.log2() % 1 == 0).all())
     assert each[0, 1] < 0.01 < each[0, 0] <= 1 < each[1, 0]
     assert unit_of(torch.tensor([[math.nan, 2.0], [math.inf, 1.0]])).item() == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (4, 1), (2, 3, 4), (8, 8)])
+def test_the_unit_of_a_few_numbers_is_that_of_many(shape, dtype):
+    double = dtype == F64
+    alike, apart = 0, 0
+    for n in range(60):
+        x, v = (noise(*shape, seed=2 * n + k, dtype=dtype) for k in (1, 2))
+        if x.ndim:  # sizes apart by samples, by coordinates or not; some of them 0
+            axis = -(n % 2)
+            each = torch.arange(x.shape[axis]) * (n % 3) * 2
+            each = 10.0 ** each.view(-1, *([1] * (x.ndim - 1) if axis == 0 else []))
+            x, v = (x * each).to(dtype), (v * each).to(dtype)
+            if n % 4 == 0:
+                x[..., 0] = v[..., 0] = 0.0
+        size = torch.maximum(x.abs(), 4.0 * v.abs()).double()  # exact in both
+        one, many = unit_of_few(x, v, 4.0, double), unit_of(size, double)
+        if one is None:
+            assert many.ndim or size.max() < 2.0**-10
+            apart += 1
+        else:
+            assert many.ndim == 0 and one == many.item()
+            alike += 1
+    assert alike > 10 and (apart > 10 or x.numel() == 1)
+
+
+def test_the_unit_of_what_is_empty_at_rest_or_not_finite_takes_a_closer_look():
+    one = torch.ones(2, 2)
+    for bad in (torch.zeros(0, 2), 0 * one, 1e-4 * one, one * math.nan, one / 0):
+        assert unit_of_few(bad, 0 * bad.nan_to_num(0, 0, 0), 1.0, False) is None
+    assert unit_of_few(one, one / 0, 1.0, False) is None
+    assert unit_of_few(one, one.clone().fill_diagonal_(math.nan), 1.0, False) is None
+    assert unit_of_few(torch.ones(65), torch.ones(65), 1.0, False) is None
 
 
 def test_an_overflowing_sample_hides_no_other():

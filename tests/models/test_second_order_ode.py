@@ -1,5 +1,6 @@
 """SecondOrderODE: its numbers do what they say, with every method, and are saved."""
 
+import copy
 import io
 
 import pytest
@@ -69,6 +70,26 @@ def test_a_learned_final_time_is_a_parameter_with_the_velocity_as_its_gradient(
     low = {"momentum", "momentum_exponential", *DIFFERENTIABLE}
     within = 5e-2 if method in low else 1e-3
     assert slope.item() == pytest.approx(velocity, rel=within)
+
+
+def test_the_system_follows_gamma_and_is_made_once():
+    model = so.SecondOrderODE(field, gamma=0.9, steps=10)
+    first = model.system
+    assert model.system is first and "system" in dict(model.named_modules())
+    assert [*model.modules()].count(first) == 0  # no part of the model
+    model.gamma = 0.5
+    second = model.system
+    assert second.epsilon == so.epsilon_from_gamma(0.5, 0.1, "exponential")
+    assert first.epsilon == so.epsilon_from_gamma(0.9, 0.1, "exponential")
+    second.epsilon = 3.0  # what is changed there changes no model
+    assert model.system.epsilon == so.epsilon_from_gamma(0.5, 0.1, "exponential")
+    twin, blob = copy.deepcopy(model), io.BytesIO()
+    torch.save(model, blob)
+    blob.seek(0)
+    for other in (twin, torch.load(blob, weights_only=False)):
+        assert other.system is not model.system and other.gamma == 0.5
+        other.gamma = 0.9
+        assert model.system.epsilon != other.system.epsilon == first.epsilon
 
 
 NUMBERS = {

@@ -165,8 +165,13 @@ def float_backward(
         return state, row_parts(parts, rows)
 
     given = rows, *own, *kept, *seen
-    state, parts = scan(chunk, state, given, reverse=True)
-    return *state, *parts
+    found, parts = scan(chunk, from_zero(state, inputs), given, reverse=True)
+    return *found, *parts
+
+
+def from_zero(state: tuple[Tensor, ...], inputs: Inputs) -> tuple[Tensor, ...]:
+    """Cotangents of a state, followed by those of what is learned, still 0."""
+    return *state, *map(torch.zeros_like, inputs.learned)
 
 
 def row_parts(parts: Sequence[Sequence[Tensor]], rows: Tensor) -> tuple[Tensor, ...]:
@@ -262,13 +267,19 @@ def grid_forward(
     unit: tuple[Tensor, ...],
     state: tuple[Tensor, ...],
     marks: bool,
+    scales: Tensor,
 ) -> tuple[Tensor, ...]:
-    """The last state on integers, and the states in between as floats.
+    """The last state on integers, the first one, and states as floats.
 
     ``unit`` is that of each element in int64, whose state is followed by where forces
-    were not finite and where the range was left; float64 has one unit, in ``grid``.
+    were not finite and where the range was left; float64 has one unit, in ``grid``, and
+    is rounded here: ``scales`` are those of the state before, and those of positions
+    and velocities when they are read.  Floats are the last state and those in between.
     """
-    whole = bool(unit)
+    whole, to = bool(unit), scales.unbind()
+    if not whole:
+        state = torch.round(state[0] * to[0]), torch.round(state[1] * to[1])
+    begin = () if whole else state
 
     def chunk(state: Any, given: Any) -> Any:
         x, u, *noted = state
@@ -297,8 +308,12 @@ def grid_forward(
         kept = (torch.stack(xs), torch.stack(vs)) if marks else (rows[0, :1].clone(),)
         return (x, u, *((poison, left) if whole else ())), kept
 
-    state, kept = scan(chunk, state, (rows, grid, *own))
-    return *state, *(kept if marks else ())
+    last, kept = scan(chunk, state, (rows, grid, *own))
+    x, u, *noted = last
+    end = position(x, to[2], unit, rows), velocity(u, to[3], unit, rows)
+    if whole:
+        end = end[0] + noted[0], end[1] + noted[0]
+    return *last, *begin, *end, *(kept if marks else ())
 
 
 def grid_backward(
@@ -344,5 +359,6 @@ def grid_backward(
         return (x, u, *cotangents), row_parts(parts, rows)
 
     given = rows, grid, *own, *seen
-    state, parts = scan(chunk, (*state, *cotangents), given, reverse=True)
-    return *state, *parts
+    start = *state, *from_zero(cotangents, inputs)
+    found, parts = scan(chunk, start, given, reverse=True)
+    return *found, *parts

@@ -12,9 +12,16 @@ from torch import Tensor
 
 from ...plan.moves import Plan
 from ...plan.rows import Unpackable
-from ..fixed_point import FixedPoint, fingerprint, power, samples, unit_of
+from ..fixed_point import (
+    SMALL,
+    FixedPoint,
+    fingerprint,
+    power,
+    samples,
+    unit_of,
+    unit_of_few,
+)
 from ..integers import RANGE
-from ..run import SMALL
 from ..usable import UNFAITHFUL
 from .solve import Solve, Unfaithful
 from .tables import bodies, grid_table_of
@@ -34,19 +41,24 @@ class ExactSolve(Solve):
     def prepare(self, plan: Plan, x: Tensor, v: Tensor) -> None:
         """The grid: its resolution, and the rows as factors of integers."""
         self.rows = grid_table_of(plan, self.table, x.dtype, x.device)
-        unit = unit_of(self.size(x, v), x.dtype == torch.float64)
+        double = x.dtype == torch.float64
+        unit: Any = unit_of_few(x, v, self.rows.reach, double)
+        if unit is None:
+            unit = unit_of(self.size(x, v), double)
+            unit = unit if unit.ndim else unit.item()
         grid: FixedPoint = self.rows.grid
-        self.whole = unit.ndim > 0 or grid.dtype == torch.int64
+        self.whole = isinstance(unit, Tensor) or grid.dtype == torch.int64
         self.grid = replace(grid, dtype=torch.int64) if self.whole else grid
         if self.whole:
             self.kind = "whole grid"
-            each = unit.to(x.device).expand(x.shape).contiguous()
+            each = torch.as_tensor(unit, dtype=torch.float64, device=x.device)
+            each = each.expand(x.shape).contiguous()
             self.unit: Any = each
             self.units: tuple[Tensor, ...] = (each,)
-            self.factors = self.rows.factors(1.0)
+            self.factors, self.scales = self.rows.factors(1.0)
         else:
-            self.unit, self.units = unit.item(), ()
-            self.factors = self.rows.factors(self.unit)
+            self.unit, self.units = unit, ()
+            self.factors, self.scales = self.rows.factors(self.unit)
 
     def size(self, x: Tensor, v: Tensor) -> Tensor:
         """How large the state is at the start, or soon will be; as in ``run.py``."""
@@ -62,14 +74,17 @@ class ExactSolve(Solve):
         """Run the rows; return the recorded states, and what the way back needs."""
         key = self.key if self.look.plain else None
         rows, grid, states, stack = self.rows, self.grid, [], []
-        fx, fu = 2.0**grid.fx, 2.0**grid.fu
+        begin: Any = None
         noted: tuple[Tensor, ...] = ()
-        if self.whole:
-            poison = 0 * (x + v)
-            noted = poison, torch.zeros_like(poison, dtype=torch.bool)
-        x, u = grid.load(x, fx / self.unit), grid.load(v, fu / self.unit)
-        few = x.numel() <= FEW
-        begin: Any = (x, u) if few else fingerprint(x, u)
+        if self.whole or rows.segments[0].bytes:
+            if self.whole:
+                poison = 0 * (x + v)
+                noted = poison, torch.zeros_like(poison, dtype=torch.bool)
+            fx, fu = 2.0**grid.fx, 2.0**grid.fu
+            begin = grid.load(x, fx / self.unit), grid.load(v, fu / self.unit)
+            x, u = begin
+        else:
+            x, u = x.double(), v.double()
         for segment, body, factors in zip(
             rows.segments, rows.rows, self.factors, strict=True
         ):
@@ -83,16 +98,19 @@ class ExactSolve(Solve):
                 u = grid.join(u, stack.pop() if stack else None, 8)
             own = self.rows_own(segment.start, segment.end)
             given = body, factors, own, self.units, (x, u, *noted), self.marked
-            found, self.made = self.run(self.ahead, key, *given)
-            x, u, *kept = found
+            scales = self.scales[begin is not None]
+            found, self.made = self.run(self.ahead, key, *given, scales)
+            x, u, *more = found
             if self.whole:
-                noted, kept = (kept[0], kept[1]), kept[2:]
+                noted, more = (more[0], more[1]), more[2:]
+            else:
+                begin, more = begin or (more[0], more[1]), more[2:]
+            end, kept = more[:2], more[2:]
             states.append(kept)
         if self.whole and bool(noted[1].any()):
             raise Unpackable("the state left the range of the grid")
-        end = grid.position(x, self.unit / fx), grid.read(u, rows.read * self.unit / fu)
-        if self.whole:
-            end = end[0] + noted[0], end[1] + noted[0]
+        if x.numel() > FEW:
+            begin = fingerprint(*begin)
         kept = begin, x, u, stack, noted[:1], end[1].detach()  # as in ``Solve.there``
         return self.recorded(states, *end), kept
 
@@ -105,18 +123,19 @@ class ExactSolve(Solve):
         """The cotangents, once the rows are undone and the start is there again."""
         begin, x, u, bytes, poison, _ = kept
         end, stack = (x, u), list(bytes)
-        rows, grid, count = self.rows, self.grid, len(state)
+        rows, grid, count = self.rows, self.grid, 2 + len(self.bound.learned)
         parts: list[Any] = []
+        learned: list[Tensor] = []
         for n in reversed(range(len(rows.segments))):
             segment = rows.segments[n]
             both = segment.start, segment.end
             marks = tuple(bodies(s[slice(*both)]) for s in seen)
             units = (*self.units, *poison)
             given = rows.rows[n], self.factors[n], self.rows_own(*both), units
-            (x, u, *found), _ = self.run(
-                self.back, key, *given, (x, u), tuple(state), marks
-            )
-            state, part = found[:count], found[count:]
+            (x, u, *found), _ = self.run(self.back, key, *given, (x, u), state, marks)
+            state, here, part = tuple(found[:2]), found[2:count], found[count:]
+            pairs = zip(learned, here, strict=True)
+            learned = [a + b for a, b in pairs] if learned else here
             parts.insert(0, part)
             for had in reversed(segment.moves):
                 if had == "push":
@@ -127,7 +146,7 @@ class ExactSolve(Solve):
                         stack.append(low)
         few = isinstance(begin, tuple)
         if few and torch.equal(x, begin[0]) and torch.equal(u, begin[1]):
-            return state, parts
+            return (*state, *learned), parts
         now, begin = fingerprint(x, u), fingerprint(*begin) if few else begin
         if not torch.equal(now, begin):  # a sample that has blown up may not come back
             fine = end[0].isfinite() & end[1].isfinite()
@@ -135,4 +154,4 @@ class ExactSolve(Solve):
                 fine = one == 0
             if bool(((now != begin) & samples(fine).all(1)).any()):
                 raise Unfaithful(f"{UNFAITHFUL}. {ROUNDED}")
-        return state, parts
+        return (*state, *learned), parts

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...monitor import MonitoredField
 from ...plan.rows import Unpackable
@@ -45,7 +45,8 @@ class Look(NamedTuple):
         places = {id(m): i for i, m in enumerate(modules)}
         learned: dict[int, Tensor] = {}
         order: dict[int, int] = {}
-        layout: list[Any] = [type(field), getattr(field, "__name__", None)]
+        own = None if isinstance(field, nn.Module) else field
+        layout: list[Any] = [type(field), getattr(own, "__name__", None)]
         for module in modules:
             own = vars(module)
             kind = type(module)

@@ -175,9 +175,8 @@ class Solve:
             gx = gx if outputs[0] is None else outputs[0].contiguous()
             r = self.table.last
             gv = gv if outputs[1] is None else (r * outputs[1]).contiguous()
-        state = gx, gv, *map(torch.zeros_like, self.bound.learned)
         key = None if self.key is None else (self.made, self.key)
-        found, parts = self.returned(key, kept, state, seen)
+        found, parts = self.returned(key, kept, (gx, gv), seen)
         each = [torch.cat(part).flatten(0, 1) for part in zip(*parts, strict=True)]
         count = self.bound.layered_learned
         rest: list[Any] = [*each[:count], *[None] * (len(self.own) - count)]
@@ -199,7 +198,8 @@ class Solve:
         marks = tuple(bodies(s) for s in seen)
         rows, own = self.table.bodies, self.rows_own()
         found, _ = self.run(self.back, key, rows, own, state, places, marks)
-        return found[: len(state)], [found[len(state) :]]
+        count = 2 + len(self.bound.learned)
+        return found[:count], [found[count:]]
 
 
 def apart(leaves: Sequence[Any]) -> list[Any]:

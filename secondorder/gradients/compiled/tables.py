@@ -125,19 +125,24 @@ class GridTable:
             for n, end in zip(starts, ends, strict=True)
         ]
         self.rows = [bodies(table.table[s.start : s.end]) for s in self.segments]
-        self.made: tuple[float, list[Tensor]] = 0.0, []
+        self.made: tuple[float, Any] = 0.0, None
 
-    def factors(self, q: float) -> list[Tensor]:
-        """Rows of each segment, by the unit.
+    def factors(self, q: float) -> tuple[list[Tensor], tuple[Tensor, Tensor]]:
+        """Rows of each segment by the unit, and scales of its state.
 
-        They are (d₀, k₁, d₁, r, k₂, the unit of velocities before and after k₁, that
-        of positions).
+        Rows are (d₀, k₁, d₁, r, k₂, the unit of velocities before and after k₁, that
+        of positions); scales those of (x, v) before it, where these are floats and
+        where they are integers, and after it.
         """
         if self.made[0] != q:
             fx, fu = 2.0**self.grid.fx, 2.0**self.grid.fu
             factors = [fx / fu, fu / q, fx / fu, q / fu, fu / q, q / fu, q / fu, q / fx]
             every = (self.numbers * host(factors)).to(self.device)
-            self.made = q, [bodies(every[s.start : s.end]) for s in self.segments]
+            each = [bodies(every[s.start : s.end]) for s in self.segments]
+            end = q / fx, self.read * q / fu
+            both = [host(s).to(self.device) for s in
+                    ((fx / q, fu / q, *end), (1.0, 1.0, *end))]  # fmt: skip
+            self.made = q, (each, (both[0], both[1]))
         return self.made[1]
 
 
