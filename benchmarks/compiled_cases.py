@@ -124,12 +124,14 @@ def of_time(d, hidden):
 def cases():
     """Name, field and shape of the state."""
     for d, hidden, batch in (
-        (1, 16, 1), (1, 7, 33), (2, 16, 256), (3, 5, 3), (3, 33, 1), (4, 32, 64),
-        (5, 17, 7), (7, 3, 5), (17, 33, 17), (33, 65, 9), (64, 256, 128),
+        (1, 16, 1), (2, 16, 1), (3, 8, 1), (3, 33, 1), (1, 7, 33), (2, 16, 256),
+        (3, 5, 3), (4, 32, 64), (5, 17, 7), (7, 3, 5), (17, 33, 17), (33, 65, 9),
+        (64, 256, 128),
     ):  # fmt: skip
         yield f"tanh {d}-{hidden}-{d}, batch {batch}", mlp(d, hidden), (batch, d)
     for layer in (nn.GELU, nn.SiLU, nn.ReLU, nn.ELU, nn.Softplus, nn.Sigmoid, nn.Mish):
         yield f"{layer.__name__} 5-17-5", mlp(5, 17, layer), (7, 5)
+    yield "Sigmoid 2-16-2, batch 1", mlp(2, 16, nn.Sigmoid), (1, 2)
     yield "GELU by tanh 3-7-3", mlp(3, 7, lambda: nn.GELU("tanh")), (5, 3)
     for d in (3, 17, 32):
         norm = nn.Sequential(nn.LayerNorm(d), mlp(d, 2 * d + 1, nn.GELU))

@@ -37,7 +37,7 @@ import secondorder as so
 from secondorder.plot.style import COLORS, MARKERS
 
 STEPS, GAMMA = 50, 0.9
-SIZES = [(1, 16, 1), (2, 16, 64), (2, 16, 256), (4, 32, 64)]  # d, h, batch
+SIZES = [(1, 16, 1), (2, 16, 1), (2, 16, 64), (2, 16, 256), (4, 32, 64)]  # d, h, batch
 QUICK = [(2, 16, 256)]
 METHODS = {"momentum": 1, "verlet": 1, "chin4": 4, "blanes_moan4": 6}
 EPSILON = 1 / STEPS / -torch.tensor(GAMMA).log().item()  # γ = e^{−h/ε}, h = 1/50

@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 import torch
-from problems import mlp, noise
+from problems import mlp, noise, worst
 from torch import nn
 
 import secondorder as so
@@ -20,7 +20,7 @@ from secondorder.gradients.compiled import compiling
 
 def solve(field, gradient, compile=True, points=2, method="verlet", step=0.1, **more):
     """States and gradients, by x0 and by the parameters and arguments."""
-    x = (noise(5, 3) + 0.3).requires_grad_()
+    x = (noise(more.pop("batch", 5), 3) + 0.3).requires_grad_()
     system = so.SecondOrder(field, more.pop("epsilon", 0.5))
     out = so.odeint(
         system,
@@ -100,6 +100,31 @@ def test_the_compiler_itself_reverses_exactly(monkeypatch):
             p.mul_(0.5)
     compare(field, "reversible", step=0.07)
     assert stats.compilations == made
+
+
+def test_the_compiler_itself_reverses_a_single_sample_exactly():
+    field = so.Autonomous(mlp(3, hidden=8))
+    compare(field, "reversible", batch=1, step=0.02)
+    assert not so.compile_stats(field).fallbacks
+
+
+@pytest.mark.parametrize("gradient", ["backprop", "reversible"])
+def test_states_that_are_not_contiguous(gradient):
+    """The compiler's own code insists on the strides that it was made for."""
+    field, found = so.Autonomous(mlp(3)), []
+    x = noise(3, 5).requires_grad_()
+    for compile in (False, True):
+        model = so.SecondOrderODE(
+            field, gamma=0.5, steps=4, gradient=gradient, compile=compile,
+            velocity=torch.ones(3),
+        )  # fmt: skip
+        for _ in "twice":  # first by torch.compile, then directly
+            loss = (
+                model(x.T).square().sum() + model(x.new_ones(1, 3).expand(5, 3)).sum()
+            )
+            found.append(torch.autograd.grad(loss, [x, *field.parameters()]))
+    assert not so.compile_stats(field).fallbacks
+    assert worst(found[-1], found[0]) < 2e-6
 
 
 def test_the_compiler_itself_keeps_what_is_not_finite():

@@ -173,6 +173,8 @@ def test_tanh_from_exp_is_exact_to_two_units():
         (1, 1, 16, None, set()),  # written out
         (16, 1, 2, (16, 2), set()),
         (64, 1, 16, None, {"mm"}),  # too many
+        (1, 16, 2, None, {"mm"}),  # of a single sample
+        (1, 3, 8, (8,), {"mm"}),
         (64, 16, 2, (2,), {"mm"}),  # a narrow row has a loop of its own
         (8, 2, 16, (16,), {"mm"}),
         (64, 16, 2, (64, 2), {"mm"}),  # a gradient that is added to
@@ -191,6 +193,11 @@ def test_products_are_lowered_to_the_same_numbers(m, k, n, bias, left):
     names = {str(node.target).split(".")[1] for node in graph.graph.nodes
              if node.op == "call_function"}  # fmt: skip
     assert names & {"mm", "addmm"} == left
+
+
+def test_no_product_is_made_a_sum_which_might_round_otherwise_on_the_way_back():
+    table, aten = lowering.options(host=True)["decompositions"], torch.ops.aten
+    assert not {aten.mm.default, aten.addmm.default, aten.bmm.default} & table.keys()
 
 
 def test_sizes_that_varied_for_one_field_are_fixed_for_another(monkeypatch):

@@ -44,7 +44,7 @@ class CompiledSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, solve: Solve, x: Tensor, v: Tensor, *inputs: Tensor) -> Any:
         """Run the rows."""
-        outputs, kept = solve.there(x.detach().contiguous(), v.detach().contiguous())
+        outputs, kept = solve.there(x.detach(), v.detach())
         ctx.solve, ctx.kept, ctx.like = solve, kept, torch.empty_like(x)
         solve.prove(kept, x, outputs)
         ctx.set_materialize_grads(False)
@@ -85,15 +85,16 @@ def run_compiled(
             raise Unpackable(f"`gradient` {eager.name!r} has no compiled form")
         if any(value for value in options.values()):
             raise Unpackable(f"the options {[*options]} have no compiled form")
+        start = x.contiguous(), v.contiguous()
         with torch.no_grad():
             kind = ExactSolve if eager.name == "reversible" else Solve
-            solve = kind(plan, field, x, v, args)
-        tracked = (x, v, *solve.tracked)
+            solve = kind(plan, field, *start, args)
+        tracked = (*start, *solve.tracked)
         if torch.is_grad_enabled() and any(i.requires_grad for i in tracked):
             outputs = CompiledSolve.apply(solve, *tracked)
         else:
             with torch.no_grad():
-                outputs, _ = solve.there(*(s.detach().contiguous() for s in (x, v)))
+                outputs, _ = solve.there(*(part.detach() for part in start))
     except Exception as error:  # of a missing compiler or the field's own, too
         error = getattr(error, "inner_exception", error)
         reason = str(error)
