@@ -50,10 +50,10 @@ def fields():
     }
 
 
-def seconds(call, clock=time.perf_counter):
-    begin = clock()
+def seconds(call):
+    begin = time.perf_counter()
     call()
-    return clock() - begin
+    return time.perf_counter() - begin
 
 
 def compare(field, x, mine, other, steps, repeats, grad):
@@ -126,7 +126,7 @@ def adaptive(repeats):
     with torch.no_grad():
         for name, call in solvers(x, torch.zeros_like(x), 20.0, 1e-5):
             call()
-            taken = [seconds(call, time.perf_counter) for _ in range(repeats)]
+            taken = [seconds(call) for _ in range(repeats)]
             (steps, cost), best = call(), 1e6 * min(taken)
             rows.append({"method": name, "steps": steps, "evaluations": cost,
                          "µs per step": best / steps})  # fmt: skip

@@ -19,6 +19,7 @@ Hyperparameter Optimization through Reversible Learning", ICML 2015, section 3.
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,29 @@ FEW = 64  # numbers that are sooner compared one by one
 SPREAD = 8
 
 
+def size_at_start(
+    x: Tensor, v: Tensor, reach: float, push: float, force: Callable[[], Tensor | None]
+) -> Tensor:
+    """How large a state is, or its velocity or the first force soon makes it.
+
+    Parameters
+    ----------
+    x, v : Tensor
+    reach : float
+        How far a velocity carries.
+    push : float
+        What the first force adds to it, a factor.
+    force : callable
+        That force, or None; it is asked for where the state says little.
+    """
+    size = torch.maximum(x.detach().abs(), reach * v.detach().abs()).double()
+    if size.numel() and bool(size.max() < SMALL):  # from rest at the origin, say
+        value = force()
+        if value is not None:
+            size = torch.maximum(size, reach * push * value.double().abs())
+    return size
+
+
 def unit_of(size: Tensor, double: bool = True) -> Tensor:
     """The unit q in which a state of magnitudes ``size`` is measured.
 
@@ -184,7 +208,7 @@ def unit_of(size: Tensor, double: bool = True) -> Tensor:
 
 
 def unit_of_few(x: Tensor, v: Tensor, reach: float, double: bool) -> float | None:
-    """The same of |x| and ``reach`` · |v|, quickly where they are a few numbers.
+    """The same of ``size_at_start``, quickly where that is a few numbers.
 
     Returns
     -------

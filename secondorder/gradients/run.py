@@ -18,7 +18,14 @@ from ..checks import Number
 from ..plan.moves import Kick, Plan, Record, force, untimed
 from .arguments import Arguments, Guard, Leaves
 from .cotangents import Cotangents, detached, differentiable, wants_gradient
-from .fixed_point import SMALL, FixedPoint, exponent, fingerprint, power_above, unit_of
+from .fixed_point import (
+    FixedPoint,
+    exponent,
+    fingerprint,
+    power_above,
+    size_at_start,
+    unit_of,
+)
 from .forces import Watched
 from .integers import Integers, Packed
 from .layers import Layered
@@ -175,16 +182,10 @@ class Run:
 
     def size(self, x: Tensor, v: Tensor) -> Tensor:
         """How large the state is at the start, or soon will be."""
-        reach = self.tape.reach
-        size = torch.maximum(x.detach().abs(), reach * v.detach().abs()).double()
-        if size.numel() and bool(size.max() < SMALL):
-            # From rest at the origin: the first force says what is large.
-            value = self.first_force(x, v)
-            if value is not None:
-                size = torch.maximum(
-                    size, reach * self.tape.push * value.double().abs()
-                )
-        return size
+        tape = self.tape
+        return size_at_start(
+            x, v, tape.reach, tape.push, lambda: self.first_force(x, v)
+        )
 
     def first_force(self, x: Tensor, v: Tensor) -> Tensor | None:
         """The force at the start, evaluated without a trace, where there is one."""

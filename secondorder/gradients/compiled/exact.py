@@ -5,6 +5,7 @@ by element, as in ``fixed_point.py``.
 """
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor
 from ...plan.moves import Plan
 from ...plan.rows import Unpackable
 from ..fixed_point import (
-    SMALL,
     FixedPoint,
     fingerprint,
     power,
     samples,
+    size_at_start,
     unit_of,
     unit_of_few,
 )
@@ -41,10 +42,12 @@ class ExactSolve(Solve):
     def prepare(self, plan: Plan, x: Tensor, v: Tensor) -> None:
         """The grid: its resolution, and the rows as factors of integers."""
         self.rows = grid_table_of(plan, self.table, x.dtype, x.device)
-        double = x.dtype == torch.float64
-        unit: Any = unit_of_few(x, v, self.rows.reach, double)
+        double, reach, push = x.dtype == torch.float64, self.rows.reach, self.rows.push
+        unit: Any = unit_of_few(x, v, reach, double)
         if unit is None:
-            unit = unit_of(self.size(x, v), double)
+            when = self.table.bodies[0, 0, 7]
+            force = partial(self.field, when, x, *self.args)
+            unit = unit_of(size_at_start(x, v, reach, push, force), double)
             unit = unit if unit.ndim else unit.item()
         grid: FixedPoint = self.rows.grid
         self.whole = isinstance(unit, Tensor) or grid.dtype == torch.int64
@@ -59,16 +62,6 @@ class ExactSolve(Solve):
         else:
             self.unit, self.units = unit, ()
             self.factors, self.scales = self.rows.factors(self.unit)
-
-    def size(self, x: Tensor, v: Tensor) -> Tensor:
-        """How large the state is at the start, or soon will be; as in ``run.py``."""
-        with torch.no_grad():
-            size = torch.maximum(x.abs(), self.rows.reach * v.abs()).double()
-            if bool(size.max() < SMALL):
-                value = self.field(self.table.bodies[0, 0, 7], x.detach(), *self.args)
-                push = self.rows.reach * self.rows.push
-                size = torch.maximum(size, push * value.double().abs())
-        return size
 
     def there(self, x: Tensor, v: Tensor) -> tuple[list[Tensor], Any]:
         """Run the rows; return the recorded states, and what the way back needs."""

@@ -45,8 +45,8 @@ class Look(NamedTuple):
         places = {id(m): i for i, m in enumerate(modules)}
         learned: dict[int, Tensor] = {}
         order: dict[int, int] = {}
-        own = None if isinstance(field, nn.Module) else field
-        layout: list[Any] = [type(field), getattr(own, "__name__", None)]
+        named = not isinstance(field, nn.Module)
+        layout: list[Any] = [type(field), named and getattr(field, "__name__", None)]
         for module in modules:
             own = vars(module)
             kind = type(module)
